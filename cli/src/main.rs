@@ -1,0 +1,3 @@
+//! The `rackless` command.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The protocol between the driver and the agent in a guest: frames and messages.

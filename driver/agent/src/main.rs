@@ -1,0 +1,3 @@
+//! The guest's side of the channel: one static binary.
+
+fn main() {}

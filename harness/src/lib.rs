@@ -1,0 +1,1 @@
+//! Suites, deadlines, signals, artefacts, reports, budget. Knows nothing of virtual machines.

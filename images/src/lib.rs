@@ -1,0 +1,1 @@
+//! Recipes and builders of disk images, their cache, and what can be read from a disk without mounting it.

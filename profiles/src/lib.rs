@@ -1,0 +1,1 @@
+//! Network profiles: pure data, and what is rendered from it.

@@ -1,0 +1,1 @@
+//! The scenarios, and their domain words.

@@ -1,0 +1,3 @@
+//! Set-up, the demo and the tests: the two commands of the README.
+
+fn main() {}
