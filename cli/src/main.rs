@@ -1,3 +1,39 @@
-//! The `rackless` command.
+//! The `rackless` command: one module for each area, and a dispatcher that only knows their names.
+//!
+//! An area is a module with a `Command` that clap parses and a `run(Command) -> anyhow::Result<()>`. To add one:
+//! a `mod`, a variant of [`Area`], an arm in [`dispatch`].
+//!
+//! Exit codes: 0 for success, 2 when the input was bad ([`outcome::BadInput`] anywhere in the error's chain, and
+//! clap's own usage errors), 1 for every other failure. What was asked for goes to stdout, all else to stderr.
 
-fn main() {}
+mod outcome;
+mod profile;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Boots whole racks of machines for a test, and looks after what that needs.
+#[derive(Debug, Parser)]
+#[command(name = "rackless", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    area: Area,
+}
+
+#[derive(Debug, Subcommand)]
+enum Area {
+    /// Network profiles: list, show, render.
+    #[command(subcommand)]
+    Profile(profile::Command),
+}
+
+fn dispatch(area: Area) -> anyhow::Result<()> {
+    match area {
+        Area::Profile(command) => profile::run(command),
+    }
+}
+
+fn main() -> ExitCode {
+    outcome::exit_code(dispatch(Cli::parse().area))
+}
