@@ -262,7 +262,7 @@ impl Decoder {
     /// # Errors
     ///
     /// When the session can't go on. The decoder scans from there: call again to find a hello in what is buffered.
-    pub fn next(&mut self) -> Result<Option<Frame<'_>>, FrameError> {
+    pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, FrameError> {
         loop {
             let Some((nonce, sequence)) = self.session else {
                 return Ok(self.scan().map(Frame::Hello));

@@ -51,7 +51,7 @@ fn owned(frame: Frame<'_>) -> Piece {
 fn drain(decoder: &mut Decoder) -> (Vec<Piece>, Option<FrameError>) {
     let mut pieces = Vec::new();
     loop {
-        match decoder.next() {
+        match decoder.next_frame() {
             Ok(Some(frame)) => pieces.push(owned(frame)),
             Ok(None) => return (pieces, None),
             Err(error) => return (pieces, Some(error)),

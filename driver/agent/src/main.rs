@@ -1,3 +1,102 @@
 //! The guest's side of the channel: one static binary.
+//!
+//! Without arguments it serves the virtserialport `rackless.agent` and listens on AF_VSOCK, whichever the guest has.
+//! Every connection is a session of its own, and the end of a session kills the commands that it started.
 
-fn main() {}
+mod exec;
+mod failure;
+mod files;
+mod listen;
+mod port;
+mod request;
+mod session;
+mod spawn;
+mod streams;
+mod system;
+mod tree;
+mod users;
+mod wait;
+mod watched;
+
+use agent_proto::hello::Identity;
+use anyhow::{Context, Result, bail};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+const USAGE: &str = "usage: rackless-agent [--port NAME] [--vsock PORT] [--unix PATH]
+  --port NAME   serve the virtserialport of this name
+  --vsock PORT  listen on this AF_VSOCK port
+  --unix PATH   listen on a unix socket
+Without arguments: --port rackless.agent --vsock 5252, whichever there is.";
+
+/// A way in that the agent serves.
+enum Way {
+    Port(String),
+    Vsock(u32),
+    Unix(PathBuf),
+}
+
+fn ways(arguments: impl Iterator<Item = String>) -> Result<Vec<Way>> {
+    let mut arguments = arguments.peekable();
+    if arguments.peek().is_none() {
+        return Ok(vec![Way::Port(agent_proto::PORT_NAME.into()), Way::Vsock(agent_proto::VSOCK_PORT)]);
+    }
+    let mut ways = Vec::new();
+    while let Some(flag) = arguments.next() {
+        let value = arguments.next().with_context(|| format!("{flag} needs a value\n{USAGE}"))?;
+        ways.push(match flag.as_str() {
+            "--port" => Way::Port(value),
+            "--vsock" => {
+                Way::Vsock(value.parse().with_context(|| format!("--vsock {value}: no port\n{USAGE}"))?)
+            }
+            "--unix" => Way::Unix(value.into()),
+            _ => bail!("unknown argument {flag}\n{USAGE}"),
+        });
+    }
+    Ok(ways)
+}
+
+fn main() -> Result<()> {
+    let ways = ways(std::env::args().skip(1))?;
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(ways))
+}
+
+async fn serve(ways: Vec<Way>) -> Result<()> {
+    let identity = Arc::new(Identity {
+        version: agent_proto::VERSION,
+        instance: fastrand::u64(1..),
+        boot_id: system::boot_id(),
+        pid: std::process::id(),
+    });
+    let (stop, stopping) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    for way in ways {
+        let (identity, stopping) = (identity.clone(), stopping.clone());
+        tasks.spawn(async move {
+            match way {
+                Way::Port(name) => port::serve(&name, &identity, stopping).await,
+                Way::Vsock(port) => listen::vsock(port, &identity, stopping).await,
+                Way::Unix(path) => listen::unix(&path, &identity, stopping).await,
+            }
+        });
+    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => {
+                let _ = stop.send(true);
+            }
+            ended = tasks.join_next() => match ended {
+                None => return Ok(()),
+                Some(Ok(Ok(()))) => {}
+                // One way less: the others may still serve.
+                Some(Ok(Err(error))) if !tasks.is_empty() => eprintln!("rackless-agent: {error:#}"),
+                Some(Ok(Err(error))) => return Err(error),
+                Some(Err(panic)) => return Err(panic.into()),
+            },
+        }
+    }
+}
