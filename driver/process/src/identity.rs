@@ -102,7 +102,8 @@ pub(crate) struct Stat {
 impl Stat {
     pub(crate) fn read(pid: u32) -> io::Result<Option<Stat>> {
         let path = format!("/proc/{pid}/stat");
-        let text = match fs_err::read(&path) {
+        // std's error, not fs_err's, which hides the number that `gone` looks at.
+        let text = match std::fs::read(&path) {
             Ok(text) => text,
             Err(error) if gone(&error) => return Ok(None),
             Err(error) => return Err(error),

@@ -172,11 +172,11 @@ fn mark_variable(mark: &str) -> Vec<u8> {
 /// Whether the environment that the process was started with holds this variable. Those of other users can't be
 /// read, and are not ours.
 fn carries(pid: u32, variable: &[u8]) -> bool {
-    match fs_err::read(format!("/proc/{pid}/environ")) {
+    match std::fs::read(format!("/proc/{pid}/environ")) {
         Ok(environ) => environ.split(|&byte| byte == 0).any(|entry| entry == variable),
         Err(error) => {
             if !gone(&error) && error.kind() != std::io::ErrorKind::PermissionDenied {
-                tracing::debug!("{error}");
+                tracing::debug!("/proc/{pid}/environ: {error}");
             }
             false
         }

@@ -90,8 +90,9 @@ pub async fn run(command: Command, limit: Duration) -> Result<Output, Error> {
         let _ = tokio::time::timeout(REAP, running.child.wait()).await;
         return Err(running.over(limit));
     }
-    for capture in [&running.stdout, &running.stderr].into_iter().flatten() {
-        let _ = tokio::time::timeout(DRAIN, capture.done.wait()).await;
+    let drain = tokio::time::Instant::now() + DRAIN;
+    for capture in running.captures() {
+        let _ = tokio::time::timeout_at(drain, capture.done.wait()).await;
     }
     running.output()
 }
@@ -107,8 +108,9 @@ pub fn run_blocking(command: Command, limit: Duration) -> Result<Output, Error> 
         let _ = running.child.wait_blocking(REAP);
         return Err(running.over(limit));
     }
-    for capture in [&running.stdout, &running.stderr].into_iter().flatten() {
-        let _ = capture.done.wait_until(Some(Instant::now() + DRAIN));
+    let drain = Instant::now() + DRAIN;
+    for capture in running.captures() {
+        let _ = capture.done.wait_until(Some(drain));
     }
     running.output()
 }
@@ -195,6 +197,10 @@ impl Running {
         let stdout = capture(child.take_stdout().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>))?;
         let stderr = capture(child.take_stderr().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>))?;
         Ok(Running { child, stdout, stderr })
+    }
+
+    fn captures(&self) -> impl Iterator<Item = &Capture> {
+        [&self.stdout, &self.stderr].into_iter().flatten()
     }
 
     fn over(&self, limit: Duration) -> Error {
