@@ -67,6 +67,9 @@ fn reap_in(base: &Path) -> Result<Vec<Reaped>, Error> {
         let Some(_claim) = rundir::claim(base, &path)? else { continue };
         let (killed, survivors) = kill_left_behind(&path)?;
         if survivors.is_empty() {
+            for owned in rundir::owned(&path) {
+                remove_owned(&owned);
+            }
             match fs_err::remove_dir_all(&path) {
                 Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                     return Err(Error::File { operation: "remove", path, source });
@@ -77,6 +80,19 @@ fn reap_in(base: &Path) -> Result<Vec<Reaped>, Error> {
         reaped.push(Reaped { run, path, killed, survivors });
     }
     Ok(reaped)
+}
+
+/// What the run owned elsewhere goes as well; a disk that is gone or read-only must not stop the next start.
+fn remove_owned(path: &Path) {
+    let removed = match path.is_dir() {
+        true => fs_err::remove_dir_all(path),
+        false => fs_err::remove_file(path),
+    };
+    if let Err(error) = removed
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        tracing::warn!("left behind by a killed run: {error}");
+    }
 }
 
 type Processes = Vec<(Identity, String)>;
@@ -245,6 +261,28 @@ mod tests {
         assert_eq!(reap_in(base.path()).unwrap()[0].killed, []);
         assert!(id.is_alive());
         assert!(!run.exists());
+    }
+
+    #[test]
+    fn what_a_killed_run_owned_elsewhere_goes_with_it() {
+        let base = tempfile::tempdir().unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let overlays = elsewhere.path().join("overlays");
+        std::fs::create_dir(&overlays).unwrap();
+        std::fs::write(overlays.join("server-1.qcow2"), "x").unwrap();
+        let run = RunDir::create_in(base.path(), "killed").unwrap();
+        run.own(&overlays).unwrap();
+        run.own(&elsewhere.path().join("never-made")).unwrap();
+        // A copy without a lock is what a killed owner leaves.
+        let left = base.path().join("left");
+        std::fs::create_dir_all(left.join("owned")).unwrap();
+        for n in ["0", "1"] {
+            std::fs::copy(run.path().join("owned").join(n), left.join("owned").join(n)).unwrap();
+        }
+        drop(run);
+        assert!(overlays.exists(), "the owner itself clears up in its own order");
+        assert_eq!(reap_in(base.path()).unwrap().len(), 1);
+        assert!(!overlays.exists() && elsewhere.path().exists());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! lock        held (flock) by the owner; the kernel frees it when the owner ends, however it ends
 //! owner.json  pid, start time and boot of the owner
 //! pids/NAME   pid, start time and command of each child
+//! owned/N     a path elsewhere (disk overlays) that goes with the run
 //! *.sock      sockets
 //! ```
 
@@ -27,6 +28,7 @@ pub const SOCKET_PATH_MAX: usize = 107;
 const LOCK: &str = "lock";
 const OWNER: &str = "owner.json";
 const PIDS: &str = "pids";
+const OWNED: &str = "owned";
 
 /// The directory of this run. Removed, with all that is in it, when dropped.
 #[derive(Debug)]
@@ -106,6 +108,19 @@ impl RunDir {
         }
     }
 
+    /// Writes down a file or folder elsewhere that belongs to this run, such as a folder of disk overlays: if this
+    /// process is killed, the next start removes it. Dropping the directory does not.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn own(&self, path: &Path) -> Result<(), Error> {
+        let path = std::path::absolute(path).map_err(|source| file_error("find", path, source))?;
+        let folder = self.path.join(OWNED);
+        fs_err::create_dir_all(&folder).map_err(|source| file_error("create", &folder, source))?;
+        let count = fs_err::read_dir(&folder).map_err(|source| file_error("list", &folder, source))?.count();
+        write_json(&folder.join(count.to_string()), &path)
+    }
+
     /// The path for a socket of that name, short enough for the kernel.
     ///
     /// # Errors
@@ -164,6 +179,16 @@ pub struct Recorded {
     pub command: String,
     /// Whether it runs now.
     pub alive: bool,
+}
+
+/// The paths elsewhere that belong to a run. A record that was cut by a kill names nothing.
+pub(crate) fn owned(run: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs_err::read_dir(run.join(OWNED)) else { return Vec::new() };
+    let texts = entries.flatten().filter_map(|entry| fs_err::read(entry.path()).ok());
+    texts
+        .filter_map(|text| serde_json::from_slice::<PathBuf>(&text).ok())
+        .filter(|p| p.is_absolute())
+        .collect()
 }
 
 /// All runs of this user on this machine, by name.
