@@ -54,7 +54,7 @@ pub(crate) fn run(yes: bool) -> Result<()> {
     Ok(())
 }
 
-/// The newest run below `dir`.
+/// The newest run below `dir`; the harness links it as `latest`.
 fn newest(dir: &Path) -> PathBuf {
     let runs = std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let started = |path: &PathBuf| path.metadata().and_then(|meta| meta.modified()).ok();

@@ -130,7 +130,7 @@ mod tests {
             ("http://archive", ".ubuntu.com"),
             ("ftp", ".de.debian.org"),
             ("registry", ".npmjs.org"),
-            ("https://static", ".crates.io/x"),
+            ("https://static.crates", ".io/x"),
         ] {
             let line = format!("see {first}{rest} for more");
             assert!(fault(&line, &[]).is_some_and(|f| f.contains("mirror")), "{line}");

@@ -25,6 +25,8 @@ pub(crate) struct Host {
     pub(crate) superuser: bool,
     /// Where programs are looked for, inside `root`.
     pub(crate) path: Vec<PathBuf>,
+    /// The variables of the environment that are ours: `RACKLESS_QEMU` and the like.
+    pub(crate) ours: Vec<String>,
 }
 
 impl Host {
@@ -48,6 +50,10 @@ impl Host {
             user,
             superuser: uid == 0,
             path: std::env::split_paths(&path).chain(system).collect(),
+            ours: std::env::vars_os()
+                .filter(|(name, value)| name.to_string_lossy().starts_with("RACKLESS_") && !value.is_empty())
+                .map(|(name, _)| name.to_string_lossy().into_owned())
+                .collect(),
         }
     }
 

@@ -166,6 +166,7 @@ mod tests {
             user: "ada".into(),
             superuser: false,
             path: Vec::new(),
+            ours: Vec::new(),
         }
     }
 

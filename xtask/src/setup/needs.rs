@@ -12,6 +12,8 @@ pub(crate) struct Need {
     /// What for.
     pub(crate) why: &'static str,
     probe: Probe,
+    /// Variables that, all set, say where it is instead (the Nix shell does that).
+    instead: &'static [&'static str],
     packages: Packages,
 }
 
@@ -55,6 +57,7 @@ pub(crate) const NEEDS: &[Need] = &[
         what: "QEMU for x86-64",
         why: "runs the machines of a test",
         probe: Probe::Programs(&["qemu-system-x86_64"]),
+        instead: &["RACKLESS_QEMU"],
         packages: Packages {
             debian: super::apt::EMULATOR,
             fedora: "qemu-system-x86",
@@ -67,6 +70,7 @@ pub(crate) const NEEDS: &[Need] = &[
         what: "qemu-img",
         why: "makes the overlay that each machine writes to",
         probe: Probe::Programs(&["qemu-img"]),
+        instead: &[],
         packages: Packages {
             debian: "qemu-utils",
             fedora: "qemu-img",
@@ -79,6 +83,7 @@ pub(crate) const NEEDS: &[Need] = &[
         what: "UEFI firmware (OVMF)",
         why: "boots a .wic the way a board does",
         probe: Probe::AnyFiles(FIRMWARE),
+        instead: &["RACKLESS_FIRMWARE_CODE", "RACKLESS_FIRMWARE_VARS"],
         packages: Packages {
             debian: "ovmf",
             fedora: "edk2-ovmf",
@@ -91,6 +96,7 @@ pub(crate) const NEEDS: &[Need] = &[
         what: "mmdebstrap",
         why: "builds a Debian root from packages, without root",
         probe: Probe::Programs(&["mmdebstrap"]),
+        instead: &[],
         packages: Packages {
             debian: "mmdebstrap",
             fedora: "mmdebstrap",
@@ -103,6 +109,7 @@ pub(crate) const NEEDS: &[Need] = &[
         what: "newuidmap and newgidmap",
         why: "let mmdebstrap use the user's range of subordinate ids",
         probe: Probe::Programs(&["newuidmap", "newgidmap"]),
+        instead: &[],
         packages: Packages {
             debian: "uidmap",
             fedora: "shadow-utils",
@@ -115,6 +122,7 @@ pub(crate) const NEEDS: &[Need] = &[
         what: "unshare",
         why: "enters the user namespace in which the root is packed",
         probe: Probe::Programs(&["unshare"]),
+        instead: &[],
         packages: Packages {
             debian: "util-linux",
             fedora: "util-linux",
@@ -127,6 +135,7 @@ pub(crate) const NEEDS: &[Need] = &[
         what: "mke2fs and debugfs",
         why: "make the root file system and the agent's disk",
         probe: Probe::Programs(&["mke2fs", "debugfs"]),
+        instead: &[],
         packages: Packages {
             debian: "e2fsprogs",
             fedora: "e2fsprogs",
@@ -139,6 +148,7 @@ pub(crate) const NEEDS: &[Need] = &[
         what: "Debian's archive keyring",
         why: "checks the signatures of the packages that go into an image",
         probe: Probe::AnyFiles(KEYRING),
+        instead: &[],
         packages: Packages {
             debian: "debian-archive-keyring",
             fedora: "debian-keyring",
@@ -151,12 +161,14 @@ pub(crate) const NEEDS: &[Need] = &[
         what: "a C compiler",
         why: "links Rust programs and builds the C inside zstd-sys and blake3",
         probe: Probe::AnyProgram(&["cc", "gcc", "clang"]),
+        instead: &[],
         packages: Packages { debian: "gcc", fedora: "gcc", arch: "gcc", suse: "gcc", alpine: "gcc" },
     },
     Need {
         what: "the C library for static linking",
         why: "the guest agent is one static binary",
         probe: Probe::AnyFiles(STATIC_LIBC),
+        instead: &[],
         packages: Packages {
             debian: "libc6-dev",
             fedora: "glibc-static",
@@ -170,6 +182,10 @@ pub(crate) const NEEDS: &[Need] = &[
 impl Need {
     /// Whether the host lacks it.
     pub(crate) fn missing(&self, host: &Host) -> bool {
+        let told = !self.instead.is_empty();
+        if told && self.instead.iter().all(|name| host.ours.iter().any(|ours| ours == name)) {
+            return false;
+        }
         match self.probe {
             Probe::Programs(names) => !names.iter().all(|name| host.has_program(name)),
             Probe::AnyProgram(names) => !names.iter().any(|name| host.has_program(name)),
@@ -261,6 +277,7 @@ mod tests {
             user: "ada".into(),
             superuser: false,
             path: vec![PathBuf::from("/usr/bin"), PathBuf::from("/usr/sbin")],
+            ours: Vec::new(),
         }
     }
 
@@ -295,6 +312,17 @@ mod tests {
         assert_eq!(missing(&host), ["UEFI firmware (OVMF)"], "code without variables is not enough");
         put(root.path(), "/usr/share/edk2/x64/OVMF_VARS.4m.fd", 0o644);
         assert_eq!(missing(&host), [""; 0]);
+    }
+
+    #[test]
+    fn the_environment_may_say_where_things_are() {
+        let root = tempfile::tempdir().unwrap();
+        let mut host = host(root.path());
+        host.ours = vec!["RACKLESS_QEMU".into(), "RACKLESS_FIRMWARE_CODE".into()];
+        assert!(!missing(&host).contains(&"QEMU for x86-64"));
+        assert!(missing(&host).contains(&"UEFI firmware (OVMF)"), "variables are needed as well");
+        host.ours.push("RACKLESS_FIRMWARE_VARS".into());
+        assert!(!missing(&host).contains(&"UEFI firmware (OVMF)"));
     }
 
     #[test]
