@@ -20,7 +20,8 @@ fn tools() -> Result<PathBuf> {
 /// Whether `RACKLESS_CHANNEL=vsock` asks for the daemon and it isn't built yet.
 pub(crate) fn wanted_and_missing() -> Result<bool> {
     let wanted = std::env::var("RACKLESS_CHANNEL").is_ok_and(|channel| channel == "vsock");
-    Ok(wanted && !tools()?.join("bin").join(PROGRAM).is_file() && workspace::program(PROGRAM).is_none())
+    let told = std::env::var_os("RACKLESS_VHOST_VSOCK").is_some_and(|path| !path.is_empty());
+    Ok(wanted && !told && !tools()?.join("bin").join(PROGRAM).is_file() && workspace::program(PROGRAM).is_none())
 }
 
 /// Builds it into the cache.
