@@ -1,1 +1,269 @@
-//! The guest channel.
+//! The guest channel: what the host asks the agent in a guest to do.
+//!
+//! [`Guest`] is the client, over any [`Transport`]: a virtserialport ([`Listener`] or [`UnixSocket`]), AF_VSOCK
+//! ([`Vsock`]), vhost-user-vsock ([`VhostUserVsock`]). The protocol is in the crate `agent-proto`. Every call has a
+//! limit, is cancelled in the guest when its future is dropped, and leaves the channel usable when it fails; only
+//! [`GuestError::Lost`] asks for [`Guest::reconnect`].
+
+mod error;
+mod exec;
+mod files;
+mod link;
+mod listener;
+mod session;
+mod system;
+mod transport;
+mod vsock;
+mod wait;
+
+pub use self::error::{GuestError, Lost};
+pub use self::exec::{Chunk, Exec, Exit, Output, OutputStream, Running, Stdin};
+pub use self::files::{Copied, CopyOptions, Meta};
+pub use self::listener::Listener;
+pub use self::system::{FailedUnit, SystemState};
+pub use self::transport::{BoxStream, Stream, Transport, UnixSocket, VhostUserVsock};
+pub use self::vsock::Vsock;
+pub use agent_proto::hello::Identity;
+pub use agent_proto::message::{FailureKind, Info, Power, SmallFile, Status, TtySize, Usage};
+
+use self::link::Link;
+use self::session::{Call, Session};
+use agent_proto::message::{Failure, Reply, Request};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Mutex, watch};
+
+/// How much longer than a request's own limit the host waits for the agent's word.
+const SILENCE: Duration = Duration::from_secs(30);
+/// The pause between two attempts to connect, which grows from 10 ms to this.
+const SLOWEST_ATTEMPT: Duration = Duration::from_millis(500);
+
+/// How to greet an agent.
+#[derive(Debug, Clone)]
+pub struct GuestOptions {
+    /// What errors call the machine.
+    pub machine: String,
+    /// How long the agent may take to answer.
+    pub limit: Duration,
+}
+
+/// The client of the agent in one machine. Clones share the session.
+#[derive(Clone)]
+pub struct Guest {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    machine: String,
+    transport: Arc<dyn Transport>,
+    link: Mutex<Option<Link>>,
+    session: watch::Sender<Arc<Session>>,
+}
+
+impl std::fmt::Debug for Guest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let transport = self.inner.transport.name();
+        f.debug_struct("Guest").field("machine", &self.inner.machine).field("transport", &transport).finish()
+    }
+}
+
+impl Guest {
+    /// Connects and greets the agent, trying again until it answers.
+    ///
+    /// # Errors
+    ///
+    /// [`GuestError::NoAnswer`] at the limit, [`GuestError::Version`] if the agent is not of this driver.
+    pub async fn connect(transport: Arc<dyn Transport>, options: GuestOptions) -> Result<Self, GuestError> {
+        let mut link = None;
+        let session = greet(&*transport, &mut link, &options.machine, options.limit).await?;
+        let session = watch::Sender::new(session);
+        let inner = Inner { machine: options.machine, transport, link: Mutex::new(link), session };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Opens another session, after the last one was lost or to end all that runs in it: after a reboot of the
+    /// guest, a restart of QEMU or of the agent. All clones use it. Tells who answers: compare the boot id.
+    ///
+    /// # Errors
+    ///
+    /// As [`Guest::connect`].
+    pub async fn reconnect(&self, limit: Duration) -> Result<Identity, GuestError> {
+        let inner = &*self.inner;
+        let mut link = inner.link.lock().await;
+        inner.session.borrow().lose(Lost::Replaced);
+        *link = None;
+        let session = greet(&*inner.transport, &mut link, &inner.machine, limit).await?;
+        inner.session.send_replace(session);
+        Ok(self.agent())
+    }
+
+    /// Resolves when the session that is open now is over, with the reason.
+    pub async fn closed(&self) -> Lost {
+        self.session().closed().await
+    }
+
+    /// Whether the session is over: `None` while it is open.
+    #[must_use]
+    pub fn lost(&self) -> Option<Lost> {
+        self.session().lost()
+    }
+
+    /// Who answered the last greeting: its boot id and instance.
+    #[must_use]
+    pub fn agent(&self) -> Identity {
+        self.session().agent.clone()
+    }
+
+    /// The machine's name.
+    #[must_use]
+    pub fn machine(&self) -> &str {
+        &self.inner.machine
+    }
+
+    fn session(&self) -> Arc<Session> {
+        self.inner.session.borrow().clone()
+    }
+
+    fn begin(&self, operation: impl Into<String>, request: Request) -> Operation {
+        let call = self.session().request(request);
+        Operation {
+            machine: self.inner.machine.clone(),
+            operation: operation.into(),
+            started: Instant::now(),
+            call,
+        }
+    }
+
+    /// A request that is done and has nothing to tell.
+    async fn tell(
+        &self,
+        operation: impl Into<String>,
+        request: Request,
+        limit: Duration,
+    ) -> Result<(), GuestError> {
+        let mut operation = self.begin(operation, request);
+        match operation.reply(limit).await? {
+            Reply::Done => Ok(()),
+            reply => Err(operation.nonsense(&reply)),
+        }
+    }
+
+    /// Asks the agent for a sign of life.
+    ///
+    /// # Errors
+    ///
+    /// [`GuestError::Silent`] or [`GuestError::Lost`].
+    pub async fn ping(&self, limit: Duration) -> Result<(), GuestError> {
+        self.tell("ping", Request::Ping, limit).await
+    }
+}
+
+/// A call and what errors about it say.
+struct Operation {
+    machine: String,
+    operation: String,
+    started: Instant,
+    call: Call,
+}
+
+impl Operation {
+    /// The reply. For requests that the agent limits itself, `limit` includes [`SILENCE`].
+    async fn reply(&mut self, limit: Duration) -> Result<Reply, GuestError> {
+        match tokio::time::timeout(limit, self.call.reply()).await {
+            Ok(Ok(Ok(reply))) => Ok(reply),
+            Ok(Ok(Err(failure))) => Err(self.refused(failure)),
+            Ok(Err(lost)) => Err(self.lost(lost)),
+            Err(_) => Err(self.silent()),
+        }
+    }
+
+    fn refused(&self, failure: Failure) -> GuestError {
+        GuestError::Refused {
+            machine: self.machine.clone(),
+            operation: self.operation.clone(),
+            kind: failure.kind,
+            message: failure.message,
+            elapsed: self.started.elapsed(),
+        }
+    }
+
+    fn lost(&self, reason: Lost) -> GuestError {
+        GuestError::Lost {
+            machine: self.machine.clone(),
+            operation: self.operation.clone(),
+            elapsed: self.started.elapsed(),
+            reason,
+        }
+    }
+
+    fn silent(&self) -> GuestError {
+        GuestError::Silent {
+            machine: self.machine.clone(),
+            operation: self.operation.clone(),
+            elapsed: self.started.elapsed(),
+        }
+    }
+
+    fn nonsense(&self, answer: &dyn std::fmt::Debug) -> GuestError {
+        GuestError::Nonsense {
+            machine: self.machine.clone(),
+            operation: self.operation.clone(),
+            answer: format!("{answer:.200?}"),
+        }
+    }
+}
+
+/// Gets a session over the link there is or over a new one.
+async fn greet(
+    transport: &dyn Transport,
+    link: &mut Option<Link>,
+    machine: &str,
+    limit: Duration,
+) -> Result<Arc<Session>, GuestError> {
+    let started = Instant::now();
+    let mut last = String::from("no connection was made");
+    let attempts = async {
+        let mut pause = Duration::from_millis(10);
+        loop {
+            *link = link.take().filter(|link| link.ended().is_none());
+            let open = match link {
+                Some(open) => open,
+                None => match transport.connect().await {
+                    Ok(stream) => {
+                        last = "connected, but the hello was not answered".into();
+                        link.insert(Link::new(stream))
+                    }
+                    Err(error) => {
+                        last = error.to_string();
+                        between_attempts(&mut pause).await;
+                        continue;
+                    }
+                },
+            };
+            match open.open().await {
+                Ok(session) => return session,
+                Err(end) => last = format!("connected, but closed before the hello was answered ({end})"),
+            }
+            between_attempts(&mut pause).await;
+        }
+    };
+    let session = tokio::time::timeout(limit, attempts).await;
+    let Ok(session) = session else {
+        let (machine, transport) = (machine.to_owned(), transport.name().to_owned());
+        return Err(GuestError::NoAnswer { machine, transport, elapsed: started.elapsed(), last });
+    };
+    let (ours, theirs) = (agent_proto::VERSION, session.agent.version);
+    if ours != theirs {
+        return Err(GuestError::Version { machine: machine.to_owned(), ours, theirs });
+    }
+    Ok(session)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the pause between two attempts to connect; the caller has the limit"
+)]
+async fn between_attempts(pause: &mut Duration) {
+    tokio::time::sleep(*pause).await;
+    *pause = (*pause * 2).min(SLOWEST_ATTEMPT);
+}
