@@ -1,0 +1,133 @@
+//! What became of each frame.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Why a frame, or one copy of it, went no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum DropReason {
+    /// The port is administratively down: on the way in, or what was queued when it went down.
+    AdminDown,
+    /// The frame ends within its header.
+    Malformed,
+    /// The frame is longer than [`crate::MAX_FRAME`], or would be with its tag.
+    TooLong,
+    /// The destination is one of 01:80:c2:00:00:00 to 0f, which no bridge forwards.
+    ReservedMulticast,
+    /// The source is a group address.
+    GroupSource,
+    /// An access port was given a frame with a VLAN tag.
+    TaggedOnAccess,
+    /// A trunk port without a native VLAN was given a frame without a tag.
+    UntaggedWithoutNative,
+    /// The port does not carry the VLAN of the tag.
+    VlanNotAllowed,
+    /// The tag has the reserved VLAN id 4095.
+    ReservedVlan,
+    /// The destination was learnt on the port that the frame came from.
+    SamePort,
+    /// No other port of the VLAN is up.
+    NoDestination,
+    /// A partition separates the two ports.
+    Partition,
+    /// The frame would leave without the tag of its VLAN, but has a second 802.1Q tag beneath, which the receiver
+    /// would take for its VLAN (the double-tagging attack).
+    NestedTag,
+    /// The port's peer reads slower than frames come for it, and the queue is full.
+    QueueFull,
+    /// The port's peer left before it had read the frame.
+    Disconnected,
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DropReason::AdminDown => "the port is down",
+            DropReason::Malformed => "the frame ends within its header",
+            DropReason::TooLong => "the frame is too long",
+            DropReason::ReservedMulticast => "the destination is reserved for the link",
+            DropReason::GroupSource => "the source is a group address",
+            DropReason::TaggedOnAccess => "a tagged frame on an access port",
+            DropReason::UntaggedWithoutNative => "an untagged frame on a trunk without native VLAN",
+            DropReason::VlanNotAllowed => "the port does not carry this VLAN",
+            DropReason::ReservedVlan => "VLAN id 4095 is reserved",
+            DropReason::SamePort => "the destination is on the port it came from",
+            DropReason::NoDestination => "no other port of the VLAN is up",
+            DropReason::Partition => "a partition separates the ports",
+            DropReason::NestedTag => "a second tag would be taken for the VLAN",
+            DropReason::QueueFull => "the port's queue is full",
+            DropReason::Disconnected => "the port's peer left",
+        })
+    }
+}
+
+/// Counters of what a port's peer sent. `frames` is `forwarded` and all of `dropped`, always.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RxCounters {
+    /// Whole frames.
+    pub frames: u64,
+    /// Their bytes, without length prefixes.
+    pub bytes: u64,
+    /// Frames for which at least one port was chosen (which may have dropped its copy: see there).
+    pub forwarded: u64,
+    /// Frames that were dropped on the way in.
+    pub dropped: BTreeMap<DropReason, u64>,
+}
+
+/// Counters of what was meant for a port's peer. `offered` is `sent`, all of `dropped`, and what is queued, always.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TxCounters {
+    /// Copies of frames for which this port was chosen.
+    pub offered: u64,
+    /// Copies that the peer's socket has taken whole.
+    pub sent: u64,
+    /// Their bytes, without length prefixes.
+    pub bytes: u64,
+    /// Copies that were dropped on the way out.
+    pub dropped: BTreeMap<DropReason, u64>,
+}
+
+/// All counters of a port.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortCounters {
+    /// From the peer.
+    pub rx: RxCounters,
+    /// To the peer.
+    pub tx: TxCounters,
+    /// How often a peer connected.
+    pub connections: u64,
+    /// Connections that ended because a newer one came.
+    pub replaced: u64,
+    /// Connections that were closed because of a length prefix that cannot be one.
+    pub bad_lengths: u64,
+    /// Connections that ended in the middle of a frame.
+    pub half_frames: u64,
+}
+
+impl RxCounters {
+    pub(crate) fn drop(&mut self, reason: DropReason) {
+        *self.dropped.entry(reason).or_default() += 1;
+    }
+
+    /// The frames dropped on the way in, for all reasons.
+    pub fn dropped_total(&self) -> u64 {
+        self.dropped.values().sum()
+    }
+}
+
+impl TxCounters {
+    pub(crate) fn drop(&mut self, reason: DropReason, copies: u64) {
+        if copies > 0 {
+            *self.dropped.entry(reason).or_default() += copies;
+        }
+    }
+
+    /// The copies dropped on the way out, for all reasons.
+    pub fn dropped_total(&self) -> u64 {
+        self.dropped.values().sum()
+    }
+}

@@ -1,0 +1,197 @@
+//! What can go wrong when the switch is asked for something.
+
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::frame::MAX_FRAME;
+
+/// What can go wrong when the switch is asked for something. Frames never cause one: they are dropped and counted.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Not a VLAN id, nor a range of them.
+    #[error("\"{vid}\" is not a VLAN id: these go from 1 to 4094 (a range: 100-199)")]
+    VlanOutOfRange {
+        /// What was given.
+        vid: String,
+    },
+
+    /// Not a MAC address.
+    #[error("\"{text}\" is not a MAC address: expected six octets, like 52:54:00:12:34:56")]
+    MalformedMac {
+        /// What was given.
+        text: String,
+    },
+
+    /// The system would not start the switch's thread or give it a pipe.
+    #[error("switch {switch}: cannot start: {source}")]
+    Start {
+        /// The switch.
+        switch: String,
+        /// Why.
+        source: io::Error,
+    },
+
+    /// A socket's path does not fit into the kernel's address (`sun_path`).
+    #[error(
+        "switch {switch}, port {port}: the socket path {} has {length} bytes, and the system takes 107 at most; \
+         choose a shorter run directory (XDG_RUNTIME_DIR)", path.display()
+    )]
+    SocketPathTooLong {
+        /// The switch.
+        switch: String,
+        /// The port's name.
+        port: String,
+        /// The path.
+        path: PathBuf,
+        /// Its length in bytes.
+        length: usize,
+    },
+
+    /// A port's socket cannot be listened on.
+    #[error("switch {switch}, port {port}: cannot listen on {}: {source}", path.display())]
+    Listen {
+        /// The switch.
+        switch: String,
+        /// The port's name.
+        port: String,
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+
+    /// Two ports with one name.
+    #[error("switch {switch}: there is a port {port} already")]
+    DuplicatePort {
+        /// The switch.
+        switch: String,
+        /// The name.
+        port: String,
+    },
+
+    /// No such port, or no longer.
+    #[error("switch {switch}: {operation}: there is no port {port}; there are: {known}")]
+    UnknownPort {
+        /// The switch.
+        switch: String,
+        /// What was asked for.
+        operation: &'static str,
+        /// The port's id or name.
+        port: String,
+        /// The ports that there are, or were.
+        known: String,
+    },
+
+    /// A partition that separates nothing.
+    #[error("switch {switch}: a partition needs ports on both sides, or it would stop nothing: {spec}")]
+    EmptyPartition {
+        /// The switch.
+        switch: String,
+        /// What was asked for.
+        spec: String,
+    },
+
+    /// No such partition, or it was healed already.
+    #[error("switch {switch}: there is no partition {id}; was it healed before?")]
+    UnknownPartition {
+        /// The switch.
+        switch: String,
+        /// Its id.
+        id: u64,
+    },
+
+    /// No such capture, or it was stopped already.
+    #[error("switch {switch}: there is no capture {id}; was it stopped before?")]
+    UnknownCapture {
+        /// The switch.
+        switch: String,
+        /// Its id.
+        id: u64,
+    },
+
+    /// A capture file or a state file cannot be written.
+    #[error("switch {switch}: cannot write {}: {source}", path.display())]
+    Write {
+        /// The switch.
+        switch: String,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+
+    /// The ring no longer holds all of the time that was asked about, so that "no such frame" could not be told from
+    /// "forgotten".
+    #[error(
+        "switch {switch}: the frames since {since:.3?} were asked for, but the ring of {limit} bytes has evicted \
+         {evicted} frames, the last of {evicted_until:.3?}; ask about a later time, give the switch a larger ring \
+         (`ring_bytes`), or capture to a file"
+    )]
+    Evicted {
+        /// The switch.
+        switch: String,
+        /// The start of the window, since the switch started.
+        since: Duration,
+        /// The time of the last frame that was evicted, since the switch started.
+        evicted_until: Duration,
+        /// How many frames were evicted.
+        evicted: u64,
+        /// The size of the ring in bytes.
+        limit: u64,
+    },
+
+    /// The switch was stopped before.
+    #[error("switch {switch}: {operation}: the switch was stopped")]
+    Stopped {
+        /// The switch.
+        switch: String,
+        /// What was asked for.
+        operation: &'static str,
+    },
+
+    /// The switch's thread died. This is a bug in the switch.
+    #[error("switch {switch}: {operation}: the switch's thread died: {evidence}")]
+    Died {
+        /// The switch.
+        switch: String,
+        /// What was asked for.
+        operation: &'static str,
+        /// The panic's message or the system's.
+        evidence: String,
+    },
+
+    /// The switch's thread did not answer in time.
+    #[error(
+        "switch {switch}: {operation}: no answer within {elapsed:.1?}; is this machine overloaded, or a capture's disk \
+         blocked?"
+    )]
+    Unresponsive {
+        /// The switch.
+        switch: String,
+        /// What was asked for.
+        operation: &'static str,
+        /// How long it was waited for.
+        elapsed: Duration,
+    },
+
+    /// A frame that cannot be sent: shorter than a header or longer than the switch takes.
+    #[error("port {port}: cannot send a frame of {length} bytes: frames have 14 to {MAX_FRAME}")]
+    FrameLength {
+        /// The port's name.
+        port: String,
+        /// The frame's length in bytes.
+        length: usize,
+    },
+
+    /// A channel's other end is gone: the port was removed, another connection took its place, or the switch stopped.
+    #[error("port {port}: {operation}: the channel is closed ({evidence})")]
+    ChannelClosed {
+        /// The port's name.
+        port: String,
+        /// What was asked for.
+        operation: &'static str,
+        /// What the system said.
+        evidence: String,
+    },
+}

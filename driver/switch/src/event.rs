@@ -1,0 +1,129 @@
+//! What happened to the switch, for logs and timelines.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::forwarder::PortId;
+use crate::partition::{PartitionId, PartitionSpec};
+use crate::vlan::PortMode;
+
+/// Something that happened, other than a frame.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When, since the switch started.
+    pub at: Duration,
+    /// What.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// Why a port's connection ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all = "snake_case")]
+pub enum CloseReason {
+    /// The peer closed it.
+    PeerClosed {
+        /// Bytes of a frame that never came whole.
+        half_frame_bytes: usize,
+    },
+    /// The peer sent a length that cannot be one.
+    BadLength {
+        /// What the prefix said, in bytes.
+        length: u32,
+    },
+    /// A newer connection took its place.
+    Replaced,
+    /// Reading or writing failed.
+    Failed {
+        /// The system's message.
+        error: String,
+    },
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum EventKind {
+    /// A port was added.
+    PortAdded {
+        /// The port.
+        port: PortId,
+        /// Its name.
+        name: String,
+        /// Its mode.
+        mode: PortMode,
+    },
+    /// A port was removed.
+    PortRemoved {
+        /// The port.
+        port: PortId,
+        /// Its name.
+        name: String,
+    },
+    /// A peer connected to a port.
+    Connected {
+        /// The port.
+        port: PortId,
+        /// Its name.
+        name: String,
+    },
+    /// A port's connection ended.
+    Disconnected {
+        /// The port.
+        port: PortId,
+        /// Its name.
+        name: String,
+        /// Why.
+        #[serde(flatten)]
+        why: CloseReason,
+    },
+    /// A port could not take a new connection; it tries again.
+    AcceptFailed {
+        /// The port.
+        port: PortId,
+        /// Its name.
+        name: String,
+        /// The system's message.
+        error: String,
+    },
+    /// A port was set up or down.
+    AdminChanged {
+        /// The port.
+        port: PortId,
+        /// Its name.
+        name: String,
+        /// Up or down.
+        up: bool,
+    },
+    /// A port was given another mode.
+    ModeChanged {
+        /// The port.
+        port: PortId,
+        /// Its name.
+        name: String,
+        /// The new mode.
+        mode: PortMode,
+    },
+    /// A partition began.
+    Partitioned {
+        /// Its id.
+        id: PartitionId,
+        /// What it stops.
+        spec: PartitionSpec,
+    },
+    /// A partition ended.
+    Healed {
+        /// Its id.
+        id: PartitionId,
+    },
+    /// A capture file can no longer be written. Forwarding goes on; the file is whole up to here.
+    CaptureFailed {
+        /// The file.
+        path: PathBuf,
+        /// The system's message.
+        error: String,
+    },
+}

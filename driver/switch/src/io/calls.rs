@@ -1,0 +1,210 @@
+//! What the handle's calls do on the switch's thread.
+
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::port::IoPort;
+use super::Worker;
+use crate::capture::{Capture, CaptureId};
+use crate::counters::DropReason;
+use crate::error::Error;
+use crate::event::EventKind;
+use crate::fdb::FdbEntry;
+use crate::forwarder::PortId;
+use crate::partition::{PartitionId, PartitionSpec};
+use crate::ring::Snapshot;
+use crate::state::{PartitionState, PortState, SwitchState};
+use crate::vlan::PortMode;
+
+impl Worker {
+    /// Adds a port whose socket's path is `path(id)`.
+    pub(crate) fn add_port(
+        &mut self,
+        name: &str,
+        mode: PortMode,
+        path: impl FnOnce(PortId) -> Result<PathBuf, Error>,
+    ) -> Result<PortId, Error> {
+        if self.ports.values().any(|port| &*port.name == name) {
+            return Err(Error::DuplicatePort { switch: self.name.to_string(), port: name.to_owned() });
+        }
+        let id = self.forwarder.add_port(mode.clone());
+        let name: Arc<str> = name.into();
+        let listening = path(id).and_then(|path| {
+            IoPort::listen(Arc::clone(&name), &path).map_err(|source| Error::Listen {
+                switch: self.name.to_string(),
+                port: name.to_string(),
+                path,
+                source,
+            })
+        });
+        match listening {
+            Ok(port) => {
+                self.ports.insert(id, port);
+                self.names.push(Arc::clone(&name));
+                self.tell(EventKind::PortAdded { port: id, name: name.to_string(), mode });
+                Ok(id)
+            }
+            Err(error) => {
+                self.forwarder.remove_port(id);
+                Err(error)
+            }
+        }
+    }
+
+    pub(crate) fn remove_port(&mut self, id: PortId) -> Result<(), Error> {
+        self.read(id, super::READS_TO_CATCH_UP);
+        let port = self.ports.remove(&id).ok_or_else(|| self.unknown("remove a port", id))?;
+        self.forwarder.remove_port(id);
+        self.tell(EventKind::PortRemoved { port: id, name: port.name.to_string() });
+        Ok(())
+    }
+
+    pub(crate) fn set_mode(&mut self, id: PortId, mode: PortMode) -> Result<(), Error> {
+        let name = self.name_of("set a port's mode", id)?;
+        // What was sent before the change is judged by the old mode.
+        self.catch_up();
+        self.forwarder.set_mode(id, mode.clone());
+        self.tell(EventKind::ModeChanged { port: id, name, mode });
+        Ok(())
+    }
+
+    pub(crate) fn set_admin(&mut self, id: PortId, up: bool) -> Result<(), Error> {
+        let name = self.name_of("set a port up or down", id)?;
+        self.catch_up();
+        self.forwarder.set_admin(id, up);
+        if !up {
+            let lost = self.connection(id).map_or(0, |connection| connection.queue.clear());
+            if let Some(counters) = self.forwarder.counters_mut(id) {
+                counters.tx.drop(DropReason::AdminDown, lost);
+            }
+        }
+        self.tell(EventKind::AdminChanged { port: id, name, up });
+        Ok(())
+    }
+
+    pub(crate) fn attach(&mut self, id: PortId, socket: UnixStream) -> Result<String, Error> {
+        let name = self.name_of("attach a channel", id)?;
+        self.connect(id, socket);
+        Ok(name)
+    }
+
+    pub(crate) fn partition(&mut self, spec: PartitionSpec) -> Result<PartitionId, Error> {
+        for port in spec.ports() {
+            self.name_of("partition", port)?;
+        }
+        if spec.is_empty() {
+            return Err(Error::EmptyPartition { switch: self.name.to_string(), spec: format!("{spec:?}") });
+        }
+        self.catch_up();
+        let id = self.forwarder.partition(spec.clone());
+        self.tell(EventKind::Partitioned { id, spec });
+        Ok(id)
+    }
+
+    pub(crate) fn heal(&mut self, id: PartitionId) -> Result<(), Error> {
+        self.catch_up();
+        let unknown = || Error::UnknownPartition { switch: self.name.to_string(), id: id.0 };
+        self.forwarder.heal(id).ok_or_else(unknown)?;
+        self.tell(EventKind::Healed { id });
+        Ok(())
+    }
+
+    pub(crate) fn ports(&mut self) -> Vec<PortState> {
+        self.catch_up();
+        let states = self.ports.iter().filter_map(|(id, port)| {
+            Some(PortState {
+                id: *id,
+                name: port.name.to_string(),
+                mode: self.forwarder.mode(*id)?.clone(),
+                admin: self.forwarder.admin(*id)?,
+                connected: port.connection.is_some(),
+                socket: port.path.clone(),
+                queue: port.connection.as_ref().map(|peer| peer.queue.state()).unwrap_or_default(),
+                counters: self.forwarder.counters(*id)?.clone(),
+            })
+        });
+        states.collect()
+    }
+
+    pub(crate) fn state(&mut self) -> SwitchState {
+        SwitchState {
+            name: self.name.to_string(),
+            ports: self.ports(),
+            uptime: self.clock.now(),
+            fdb: self.fdb(),
+            partitions: self
+                .forwarder
+                .partitions()
+                .map(|(id, spec)| PartitionState { id, spec: spec.clone() })
+                .collect(),
+            captures: self.captures.values().map(Capture::report).collect(),
+            ring: self.ring.state(),
+        }
+    }
+
+    pub(crate) fn fdb(&mut self) -> Vec<FdbEntry> {
+        self.catch_up();
+        self.forwarder.fdb(self.clock.now())
+    }
+
+    pub(crate) fn flush_fdb(&mut self) {
+        self.catch_up();
+        self.forwarder.flush();
+    }
+
+    /// The ring, and whether all of `ports` are or were ports.
+    pub(crate) fn snapshot(&mut self, ports: &[String]) -> Result<Snapshot, Error> {
+        self.known("search the capture", ports)?;
+        self.catch_up();
+        Ok(self.ring.snapshot())
+    }
+
+    pub(crate) fn add_capture(&mut self, ports: &[String], capture: Capture) -> Result<CaptureId, Error> {
+        self.known("capture", ports)?;
+        self.catch_up();
+        let id = CaptureId(self.next_capture);
+        self.next_capture += 1;
+        self.captures.insert(id, capture);
+        Ok(id)
+    }
+
+    pub(crate) fn take_capture(&mut self, id: CaptureId) -> Result<Capture, Error> {
+        self.catch_up();
+        let unknown = || Error::UnknownCapture { switch: self.name.to_string(), id: id.0 };
+        self.captures.remove(&id).ok_or_else(unknown)
+    }
+
+    /// Ends the thread after this command, and gives the captures back to be finished.
+    pub(crate) fn stop(&mut self) -> Vec<Capture> {
+        self.catch_up();
+        self.stopping = true;
+        std::mem::take(&mut self.captures).into_values().collect()
+    }
+
+    fn known(&self, operation: &'static str, ports: &[String]) -> Result<(), Error> {
+        match ports.iter().find(|port| !self.names.iter().any(|name| **name == ***port)) {
+            Some(port) => Err(self.unknown(operation, port)),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn socket_path(&self, id: PortId) -> Result<PathBuf, Error> {
+        let port = self.ports.get(&id).ok_or_else(|| self.unknown("find a port's socket", id))?;
+        Ok(port.path.clone())
+    }
+
+    fn name_of(&self, operation: &'static str, id: PortId) -> Result<String, Error> {
+        let port = self.ports.get(&id).ok_or_else(|| self.unknown(operation, id))?;
+        Ok(port.name.to_string())
+    }
+
+    fn unknown(&self, operation: &'static str, port: impl ToString) -> Error {
+        Error::UnknownPort {
+            switch: self.name.to_string(),
+            operation,
+            port: port.to_string(),
+            known: self.names.join(", "),
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! The switch's thread: sockets in, the forwarder, sockets out.
+//!
+//! It polls, reads 64 KiB at a time from each port that has something, forwards, and writes each port's queue with one
+//! call. It never waits for a peer: what a peer does not read is dropped when its queue is full, so that every port is
+//! always drained (a QEMU whose socket is full stops sending for good, measured with 10.0).
+
+mod calls;
+mod port;
+mod queue;
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind, Read};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant, SystemTime};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tokio::sync::broadcast;
+
+use self::port::{Connection, IoPort};
+use crate::capture::{Capture, CaptureId};
+use crate::counters::DropReason;
+use crate::event::{CloseReason, Event, EventKind};
+use crate::forwarder::{Egress, Forwarder, PortId};
+use crate::frame::{Form, Frame};
+use crate::ring::{CapturedFrame, Direction, Ring};
+use crate::stream::BadLength;
+use crate::vlan::VlanId;
+
+/// How often aged addresses are freed.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// For how long a port takes no connections after it could not (out of file descriptors, mostly).
+const MUTE: Duration = Duration::from_millis(100);
+
+/// A queue above this many bytes is written in between, not only when all ports have been read.
+const EARLY_FLUSH: usize = 256 * 1024;
+
+/// How often in a row a port is read when all that its peer has sent so far is wanted: far more than sockets hold.
+const READS_TO_CATCH_UP: usize = 64;
+
+/// What a call does on the switch's thread.
+pub(crate) type Command = Box<dyn FnOnce(&mut Worker) + Send>;
+
+/// The time since the switch started, and what the wall clock said then.
+#[derive(Clone, Copy)]
+pub(crate) struct Clock {
+    started: Instant,
+    pub(crate) epoch: SystemTime,
+}
+
+impl Clock {
+    pub(crate) fn start() -> Clock {
+        Clock { started: Instant::now(), epoch: SystemTime::now() }
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+/// All that lives on the switch's thread.
+pub(crate) struct Worker {
+    name: Arc<str>,
+    clock: Clock,
+    forwarder: Forwarder,
+    ports: BTreeMap<PortId, IoPort>,
+    /// The names of all ports that there ever were: a question about any other is a mistake.
+    names: Vec<Arc<str>>,
+    ring: Ring,
+    captured: u64,
+    captures: BTreeMap<CaptureId, Capture>,
+    next_capture: u64,
+    events: broadcast::Sender<Event>,
+    queue_bytes: usize,
+    copies: Vec<Egress>,
+    stopping: bool,
+}
+
+/// What one port is ready for.
+struct Ready {
+    port: PortId,
+    accept: bool,
+    read: bool,
+    write: bool,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        name: Arc<str>,
+        clock: Clock,
+        mac_ageing: Duration,
+        ring_bytes: usize,
+        queue_bytes: usize,
+        events: broadcast::Sender<Event>,
+    ) -> Worker {
+        Worker {
+            name,
+            clock,
+            forwarder: Forwarder::new(mac_ageing),
+            ports: BTreeMap::new(),
+            names: Vec::new(),
+            ring: Ring::new(ring_bytes),
+            captured: 0,
+            captures: BTreeMap::new(),
+            next_capture: 0,
+            events,
+            queue_bytes,
+            copies: Vec::new(),
+            stopping: false,
+        }
+    }
+
+    /// Runs until a command says stop, or until no handle is left. `wake` is readable whenever there may be a command.
+    pub(crate) fn run(mut self, commands: &mpsc::Receiver<Command>, mut wake: UnixStream) -> io::Result<()> {
+        let mut housekeeping = HOUSEKEEPING;
+        while !self.stopping {
+            let (woken, ready) = self.wait(&wake, housekeeping)?;
+            if woken {
+                let awake = wake.read(&mut [0; 64]);
+                while let Ok(command) = commands.try_recv() {
+                    command(&mut self);
+                }
+                self.stopping |= awake.is_ok_and(|bytes| bytes == 0);
+            }
+            for ready in ready {
+                if ready.accept {
+                    self.accept(ready.port);
+                }
+                if ready.read {
+                    self.read(ready.port, 1);
+                    self.flush_above(EARLY_FLUSH);
+                }
+                if ready.write {
+                    self.flush(ready.port);
+                }
+            }
+            self.flush_above(0);
+            for capture in self.captures.values_mut() {
+                capture.submit();
+            }
+            if self.clock.now() >= housekeeping {
+                housekeeping = self.clock.now() + HOUSEKEEPING;
+                self.forwarder.age(self.clock.now());
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until there is something to do, or until `until`.
+    fn wait(&mut self, wake: &UnixStream, until: Duration) -> io::Result<(bool, Vec<Ready>)> {
+        let now = self.clock.now();
+        let mut until = until;
+        let mut polled = Vec::with_capacity(1 + 2 * self.ports.len());
+        let mut owners = Vec::with_capacity(2 * self.ports.len());
+        polled.push(PollFd::new(wake.as_fd(), PollFlags::POLLIN));
+        for (id, port) in &mut self.ports {
+            port.muted_until = port.muted_until.filter(|muted| *muted > now);
+            match port.muted_until {
+                Some(muted) => until = until.min(muted),
+                None => {
+                    polled.push(PollFd::new(port.listener.as_fd(), PollFlags::POLLIN));
+                    owners.push((*id, true));
+                }
+            }
+            if let Some(connection) = &port.connection {
+                let mut interest = PollFlags::POLLIN;
+                interest.set(PollFlags::POLLOUT, !connection.queue.is_empty());
+                polled.push(PollFd::new(connection.socket.as_fd(), interest));
+                owners.push((*id, false));
+            }
+        }
+        // Rounded up: a wait that ends early would only be started again.
+        let milliseconds = until.saturating_sub(now).as_micros().div_ceil(1000);
+        let timeout = PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX);
+        match poll(&mut polled, timeout) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => return Ok((false, Vec::new())),
+            Err(errno) => return Err(errno.into()),
+        }
+        let happened = |fd: &PollFd<'_>| fd.revents().unwrap_or(PollFlags::empty());
+        let ready = owners.iter().zip(&polled[1..]).filter_map(|((port, listener), fd)| {
+            let flags = happened(fd);
+            let write = flags.contains(PollFlags::POLLOUT);
+            // An error or a hang-up is found out by reading.
+            let read = flags.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR);
+            (read || write).then_some(Ready {
+                port: *port,
+                accept: *listener && read,
+                read: !*listener && read,
+                write: !*listener && write,
+            })
+        });
+        Ok((!happened(&polled[0]).is_empty(), ready.collect()))
+    }
+
+    /// Takes waiting connections. The newest wins: a QEMU connects again when it believes that its old connection is
+    /// dead, and this may be seen before the old one's end is.
+    fn accept(&mut self, id: PortId) {
+        while let Some(port) = self.ports.get_mut(&id) {
+            match port.accept() {
+                Ok(None) => return,
+                Ok(Some(socket)) => self.connect(id, socket),
+                Err(error) => {
+                    port.muted_until = Some(self.clock.now() + MUTE);
+                    let name = port.name.to_string();
+                    self.tell(EventKind::AcceptFailed { port: id, name, error: error.to_string() });
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Makes the socket the port's connection.
+    fn connect(&mut self, id: PortId, socket: UnixStream) {
+        self.read(id, READS_TO_CATCH_UP);
+        self.close(id, CloseReason::Replaced);
+        let Some(port) = self.ports.get_mut(&id) else { return };
+        let name = port.name.to_string();
+        match Connection::new(socket, self.queue_bytes) {
+            Ok(connection) => {
+                port.connection = Some(connection);
+                self.forwarder.set_link(id, true);
+                if let Some(counters) = self.forwarder.counters_mut(id) {
+                    counters.connections += 1;
+                }
+                self.tell(EventKind::Connected { port: id, name });
+            }
+            Err(error) => self.tell(EventKind::AcceptFailed { port: id, name, error: error.to_string() }),
+        }
+    }
+
+    /// Ends the port's connection, if it has one.
+    fn close(&mut self, id: PortId, why: CloseReason) {
+        let Some(port) = self.ports.get_mut(&id) else { return };
+        let Some(connection) = port.connection.take() else { return };
+        let name = port.name.to_string();
+        self.forwarder.set_link(id, false);
+        if let Some(counters) = self.forwarder.counters_mut(id) {
+            counters.tx.drop(DropReason::Disconnected, connection.queue.state().frames);
+            match why {
+                CloseReason::BadLength { .. } => counters.bad_lengths += 1,
+                CloseReason::Replaced => counters.replaced += 1,
+                CloseReason::PeerClosed { .. } | CloseReason::Failed { .. } => {}
+            }
+            let in_step = !matches!(why, CloseReason::BadLength { .. });
+            counters.half_frames += u64::from(in_step && connection.decoder.pending() > 0);
+        }
+        self.tell(EventKind::Disconnected { port: id, name, why });
+    }
+
+    /// Reads what the port's peer sent, at most `reads` times 64 KiB, and forwards it.
+    fn read(&mut self, id: PortId, reads: usize) {
+        for _ in 0..reads {
+            let Some(connection) = self.connection(id) else { return };
+            match connection.socket.read(connection.decoder.space()) {
+                Ok(0) => {
+                    let half_frame_bytes = connection.decoder.pending();
+                    return self.close(id, CloseReason::PeerClosed { half_frame_bytes });
+                }
+                Ok(bytes) => connection.decoder.filled(bytes),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return self.close(id, CloseReason::Failed { error: error.to_string() }),
+            }
+            let now = self.clock.now();
+            loop {
+                match self.connection(id).map(|connection| connection.decoder.next_frame()) {
+                    Some(Ok(Some(frame))) => self.forward(id, &frame, now),
+                    Some(Ok(None)) => break,
+                    Some(Err(BadLength { length })) => return self.close(id, CloseReason::BadLength { length }),
+                    None => return,
+                }
+            }
+        }
+    }
+
+    /// One frame through the forwarder and into queues and captures.
+    fn forward(&mut self, from: PortId, frame: &Frame, now: Duration) {
+        let mut copies = std::mem::take(&mut self.copies);
+        match self.forwarder.ingress(from, frame, now, &mut copies) {
+            Err(reason) => self.record(from, Direction::In, None, Some(reason), frame, now),
+            Ok((header, vlan)) => {
+                self.record(from, Direction::In, Some(vlan), None, frame, now);
+                // A frame that leaves by many ports is changed once for each form.
+                let (mut tagged, mut untagged) = (None, None);
+                for copy in &copies {
+                    let change = || frame.in_form(copy.form, &header, vlan);
+                    let out = match copy.form {
+                        Form::AsReceived => frame,
+                        Form::Tagged => tagged.get_or_insert_with(change),
+                        Form::Untagged => untagged.get_or_insert_with(change),
+                    };
+                    self.enqueue(copy.port, vlan, out, now);
+                }
+            }
+        }
+        self.copies = copies;
+    }
+
+    fn enqueue(&mut self, to: PortId, vlan: VlanId, frame: &Frame, now: Duration) {
+        let reason = match self.connection(to) {
+            Some(connection) => (!connection.queue.push(frame.clone())).then_some(DropReason::QueueFull),
+            None => Some(DropReason::Disconnected),
+        };
+        match (reason, self.forwarder.counters_mut(to)) {
+            (None, _) => self.record(to, Direction::Out, Some(vlan), None, frame, now),
+            (Some(reason), Some(counters)) => counters.tx.drop(reason, 1),
+            (Some(_), None) => {}
+        }
+    }
+
+    fn record(
+        &mut self,
+        id: PortId,
+        direction: Direction,
+        vlan: Option<VlanId>,
+        dropped: Option<DropReason>,
+        frame: &Frame,
+        at: Duration,
+    ) {
+        let Some(port) = self.ports.get(&id) else { return };
+        let captured = CapturedFrame {
+            number: self.captured,
+            at,
+            port: id,
+            port_name: Arc::clone(&port.name),
+            direction,
+            vlan,
+            dropped,
+            bytes: frame.clone(),
+        };
+        self.captured += 1;
+        for capture in self.captures.values_mut() {
+            capture.offer(&captured);
+        }
+        self.ring.push(captured);
+    }
+
+    /// Writes every queue that holds more than `bytes`.
+    fn flush_above(&mut self, bytes: usize) {
+        let full = |port: &IoPort| port.connection.as_ref().is_some_and(|peer| peer.queue.cost() > bytes);
+        let ids: Vec<PortId> = self.ports.iter().filter(|(_, port)| full(port)).map(|(id, _)| *id).collect();
+        for id in ids {
+            self.flush(id);
+        }
+    }
+
+    /// Writes as much of the port's queue as its peer takes.
+    fn flush(&mut self, id: PortId) {
+        let Some(connection) = self.connection(id) else { return };
+        let (sent, result) = connection.queue.write_to(&connection.socket);
+        if let Some(counters) = self.forwarder.counters_mut(id) {
+            counters.tx.sent += sent.frames;
+            counters.tx.bytes += sent.bytes;
+        }
+        if let Err(error) = result {
+            // A peer that is gone may have sent something before it went.
+            self.read(id, READS_TO_CATCH_UP);
+            self.close(id, CloseReason::Failed { error: error.to_string() });
+        }
+    }
+
+    /// Reads all that peers have sent so far, so that an answer does not miss a frame that was sent before the question.
+    fn catch_up(&mut self) {
+        let ids: Vec<PortId> = self.ports.keys().copied().collect();
+        for id in ids {
+            self.accept(id);
+            self.read(id, READS_TO_CATCH_UP);
+            self.flush_above(EARLY_FLUSH);
+        }
+        self.flush_above(0);
+    }
+
+    fn connection(&mut self, id: PortId) -> Option<&mut Connection> {
+        self.ports.get_mut(&id)?.connection.as_mut()
+    }
+
+    fn tell(&self, kind: EventKind) {
+        tracing::debug!(switch = %self.name, ?kind, "switch event");
+        // Nobody need be listening.
+        let _ = self.events.send(Event { at: self.clock.now(), kind });
+    }
+}

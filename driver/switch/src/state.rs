@@ -1,0 +1,87 @@
+//! The state of a switch as plain data: what `ports.json` holds.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::capture::CaptureReport;
+use crate::counters::PortCounters;
+use crate::fdb::FdbEntry;
+use crate::forwarder::PortId;
+use crate::partition::{PartitionId, PartitionSpec};
+use crate::vlan::PortMode;
+
+/// What waits to be sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FrameQueue {
+    /// Frames, the one that is partly sent included.
+    pub frames: u64,
+    /// Their bytes with length prefixes and bookkeeping, which is what the bound is about.
+    pub bytes: u64,
+}
+
+/// One port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortState {
+    /// Its id.
+    pub id: PortId,
+    /// Its name.
+    pub name: String,
+    /// Its VLANs.
+    pub mode: PortMode,
+    /// Whether it is administratively up.
+    pub admin: bool,
+    /// Whether a peer is connected.
+    pub connected: bool,
+    /// The socket that it listens on.
+    pub socket: PathBuf,
+    /// What waits for its peer.
+    pub queue: FrameQueue,
+    /// What became of its frames.
+    pub counters: PortCounters,
+}
+
+/// One partition in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionState {
+    /// Its id.
+    pub id: PartitionId,
+    /// What it stops.
+    #[serde(flatten)]
+    pub spec: PartitionSpec,
+}
+
+/// The capture ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RingState {
+    /// Frames held.
+    pub frames: u64,
+    /// Their bytes with bookkeeping.
+    pub bytes: u64,
+    /// The bound of `bytes`.
+    pub limit: u64,
+    /// Frames that had to go.
+    pub evicted: u64,
+    /// The time of the last one that had to go, since the switch started.
+    pub evicted_until: Option<Duration>,
+}
+
+/// The whole switch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwitchState {
+    /// Its name.
+    pub name: String,
+    /// How long it has run.
+    pub uptime: Duration,
+    /// Its ports, in the order in which they were added.
+    pub ports: Vec<PortState>,
+    /// The addresses it has learnt.
+    pub fdb: Vec<FdbEntry>,
+    /// The partitions in force.
+    pub partitions: Vec<PartitionState>,
+    /// The captures to files.
+    pub captures: Vec<CaptureReport>,
+    /// The capture ring.
+    pub ring: RingState,
+}
