@@ -63,6 +63,8 @@ pub enum PortMode {
 pub struct Bundle {
     /// Its name, `server-1/bond0`.
     pub name: String,
+    /// The machine's name.
+    pub machine: String,
     /// The names of its ports.
     pub ports: Vec<String>,
     /// Whether the machine asks for an LACPDU every second (the short timeout of IEEE 802.1AX) or every 30 s.
@@ -90,6 +92,7 @@ pub fn switch_ports(profile: &Profile) -> SwitchPlan {
             if let BondMode::Lacp { rate } = bond.mode {
                 plan.bundles.push(Bundle {
                     name: port_name(&machine.name, &bond.name),
+                    machine: machine.name.clone(),
                     ports: bond.members.iter().map(|nic| port_name(&machine.name, nic)).collect(),
                     fast: rate == LacpRate::Fast,
                 });
