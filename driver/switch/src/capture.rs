@@ -182,8 +182,9 @@ impl<F: CaptureFile, E: FnOnce(String)> Disk<F, E> {
     fn write(&mut self, batch: &Batch) {
         let count = batch.frames.len() as u64;
         if self.on_error.is_some() {
-            let note = (batch.lost_before > 0)
-                .then(|| format!("{} frames before this one are missing: the disk was too slow", batch.lost_before));
+            let note = (batch.lost_before > 0).then(|| {
+                format!("{} frames before this one are missing: the disk was too slow", batch.lost_before)
+            });
             let mut note = note.as_deref();
             for frame in &batch.frames {
                 self.encoder.frame(frame, note.take());

@@ -32,7 +32,9 @@ impl Channel {
         if !(MIN_FRAME..=MAX_FRAME).contains(&frame.len()) {
             return Err(Error::FrameLength { port: self.port.clone(), length: frame.len() });
         }
-        self.socket.write_all(Frame::new(frame).wire()).map_err(|error| self.closed("send", error.to_string()))
+        self.socket
+            .write_all(Frame::new(frame).wire())
+            .map_err(|error| self.closed("send", error.to_string()))
     }
 
     /// Waits for a frame; `None` if none comes within `limit`.
@@ -47,7 +49,10 @@ impl Channel {
                 return Ok(frame);
             }
             let left = end.saturating_duration_since(Instant::now()).max(Duration::from_micros(1));
-            let read = self.socket.set_read_timeout(Some(left)).and_then(|()| self.socket.read(self.decoder.space()));
+            let read = self
+                .socket
+                .set_read_timeout(Some(left))
+                .and_then(|()| self.socket.read(self.decoder.space()));
             match read {
                 Ok(0) => return Err(self.closed("receive", "the switch closed it".into())),
                 Ok(bytes) => self.decoder.filled(bytes),

@@ -104,7 +104,8 @@ impl FrameFilter {
             && self.vlan.is_none_or(|vlan| frame.vlan == Some(vlan))
             && self.since.is_none_or(|since| frame.at >= since)
             && self.until.is_none_or(|until| frame.at < until);
-        cheap && (!self.looks_inside() || frame.summary().is_some_and(|summary| self.matches_inside(&summary)))
+        cheap
+            && (!self.looks_inside() || frame.summary().is_some_and(|summary| self.matches_inside(&summary)))
     }
 
     fn looks_inside(&self) -> bool {

@@ -252,7 +252,14 @@ impl Forwarder {
     }
 
     /// The rules on the way out, which count what they drop.
-    fn passes_egress(&mut self, from: PortId, copy: Egress, length: usize, header: &Header, vlan: VlanId) -> bool {
+    fn passes_egress(
+        &mut self,
+        from: PortId,
+        copy: Egress,
+        length: usize,
+        header: &Header,
+        vlan: VlanId,
+    ) -> bool {
         let grows = copy.form == Form::Tagged && header.tag.is_none();
         let reason = if self.partitions.stops(from, copy.port, vlan) {
             Some(DropReason::Partition)

@@ -191,7 +191,8 @@ mod tests {
 
     #[test]
     fn a_priority_tag_is_filled_in_not_doubled() {
-        let frame = Frame::new(b"\xff\xff\xff\xff\xff\xff\x52\x54\x00\x00\x00\x01\x81\x00\xb0\x00\x08\x00payload");
+        let frame =
+            Frame::new(b"\xff\xff\xff\xff\xff\xff\x52\x54\x00\x00\x00\x01\x81\x00\xb0\x00\x08\x00payload");
         let header = Header::parse(&frame).unwrap();
         let tci = header.tag.unwrap();
         assert_eq!((tci.vid(), tci.priority(), tci.drop_eligible()), (0, 5, true));

@@ -66,7 +66,10 @@ impl FromStr for Mac {
         let mut octets = [0; 6];
         let mut parts = text.split(':');
         for octet in &mut octets {
-            let part = parts.next().filter(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit())).ok_or_else(malformed)?;
+            let part = parts
+                .next()
+                .filter(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()))
+                .ok_or_else(malformed)?;
             *octet = u8::from_str_radix(part, 16).map_err(|_| malformed())?;
         }
         if parts.next().is_some() { Err(malformed()) } else { Ok(Mac(octets)) }
@@ -82,7 +85,8 @@ mod tests {
         let mac = Mac([0x52, 0x54, 0, 0xab, 1, 0xff]);
         assert_eq!(mac.to_string(), "52:54:00:ab:01:ff");
         assert_eq!("52:54:00:AB:01:ff".parse::<Mac>().unwrap(), mac);
-        for wrong in ["", "52:54:00:ab:01", "52:54:00:ab:01:ff:00", "52:54:00:ab:01:+f", "5254:00:ab:01:ff:1"] {
+        for wrong in ["", "52:54:00:ab:01", "52:54:00:ab:01:ff:00", "52:54:00:ab:01:+f", "5254:00:ab:01:ff:1"]
+        {
             let error = wrong.parse::<Mac>().expect_err(wrong).to_string();
             assert!(error.contains("52:54:00:12:34:56"), "{error}");
         }

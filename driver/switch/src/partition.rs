@@ -33,7 +33,10 @@ pub struct PartitionSpec {
 
 impl PartitionSpec {
     /// Stops all frames between the two sets, both ways. A port in both sets is cut off from either, not from itself.
-    pub fn between(a: impl IntoIterator<Item = PortId>, b: impl IntoIterator<Item = PortId>) -> PartitionSpec {
+    pub fn between(
+        a: impl IntoIterator<Item = PortId>,
+        b: impl IntoIterator<Item = PortId>,
+    ) -> PartitionSpec {
         PartitionSpec {
             from: a.into_iter().collect(),
             to: b.into_iter().collect(),

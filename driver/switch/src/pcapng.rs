@@ -48,7 +48,8 @@ impl Encoder {
     /// Adds a frame, and its port's interface if it is the first of it.
     pub(crate) fn frame(&mut self, frame: &CapturedFrame, note: Option<&str>) {
         let interface = self.interface(frame);
-        let since_epoch = self.epoch.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO) + frame.at;
+        let since_epoch =
+            self.epoch.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO) + frame.at;
         let nanoseconds = since_epoch.as_nanos() as u64;
         self.block(ENHANCED_PACKET, |body| {
             let length = (frame.bytes.len() as u32).to_le_bytes();

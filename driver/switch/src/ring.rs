@@ -172,7 +172,11 @@ mod tests {
         let snapshot = ring.snapshot();
         let since = |ms| FrameFilter::new().since(Duration::from_millis(ms));
         assert_eq!(snapshot.lost_to(&FrameFilter::new()), Some(Duration::from_millis(14)));
-        assert_eq!(snapshot.lost_to(&since(14)), Some(Duration::from_millis(14)), "others may have had that time");
+        assert_eq!(
+            snapshot.lost_to(&since(14)),
+            Some(Duration::from_millis(14)),
+            "others may have had that time"
+        );
         assert_eq!(snapshot.lost_to(&since(15)), None);
         assert_eq!(snapshot.select(&since(20)).len(), 5);
     }

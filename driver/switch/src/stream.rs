@@ -116,7 +116,9 @@ mod tests {
 
     #[test]
     fn limits_are_a_header_and_what_qemu_takes() {
-        for (length, fine) in [(0, false), (13, false), (14, true), (69_632, true), (69_633, false), (u32::MAX, false)] {
+        for (length, fine) in
+            [(0, false), (13, false), (14, true), (69_632, true), (69_633, false), (u32::MAX, false)]
+        {
             let mut bytes = length.to_be_bytes().to_vec();
             bytes.resize(PREFIX + (length as usize).min(MAX_FRAME), 7);
             let (frames, bad, _) = decode(&bytes, &[READ]);

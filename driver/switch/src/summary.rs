@@ -184,14 +184,20 @@ mod tests {
     #[test]
     fn one_line_says_what_crossed() {
         let mut bytes = Vec::new();
-        let ip = PacketBuilder::ethernet2(A, B).single_vlan(EtherVlan::try_new(200).unwrap()).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
+        let ip = PacketBuilder::ethernet2(A, B).single_vlan(EtherVlan::try_new(200).unwrap()).ipv4(
+            [10, 0, 0, 1],
+            [10, 0, 0, 2],
+            64,
+        );
         ip.tcp(40000, 2379, 0, 1000).write(&mut bytes, b"x").unwrap();
         let summary = Summary::parse(&bytes).unwrap();
         assert_eq!(
             summary.to_string(),
             "52:54:00:00:00:01 > 52:54:00:00:00:02, tag 200, TCP 10.0.0.1:40000 > 10.0.0.2:2379, 59 bytes"
         );
-        assert!(summary.mentions("10.0.0.2".parse().unwrap()) && !summary.mentions("10.0.0.3".parse().unwrap()));
+        assert!(
+            summary.mentions("10.0.0.2".parse().unwrap()) && !summary.mentions("10.0.0.3".parse().unwrap())
+        );
 
         let mut bytes = Vec::new();
         let arp = ArpPacket::new(

@@ -143,7 +143,9 @@ impl Switch {
         };
         let thread = thread::Builder::new().name(format!("switch {name}")).spawn(run).map_err(failed)?;
         let thread = Mutex::new(Some(thread));
-        Ok(Switch { inner: Arc::new(Inner { name: shared, dir, clock, commands, wake, events, death, thread }) })
+        Ok(Switch {
+            inner: Arc::new(Inner { name: shared, dir, clock, commands, wake, events, death, thread }),
+        })
     }
 
     /// The switch's name.
@@ -444,7 +446,12 @@ impl Drop for Inner {
     fn drop(&mut self) {
         let thread = self.thread.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
-            let _ = self.commands.send(Box::new(|worker| drop(worker.stop())));
+            let stop = |worker: &mut Worker| {
+                for capture in worker.stop() {
+                    let _ = capture.finish(ANSWER_WITHIN);
+                }
+            };
+            let _ = self.commands.send(Box::new(stop));
             self.wake_up();
             let _ = thread.join();
         }
@@ -457,6 +464,7 @@ fn file_name(name: &str) -> String {
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    let text =
+        panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     text.unwrap_or("a panic without a message").to_owned()
 }

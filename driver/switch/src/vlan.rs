@@ -18,7 +18,11 @@ impl VlanId {
     /// # Errors
     /// [`Error::VlanOutOfRange`] for 0 and for what is above 4094.
     pub fn new(vid: u16) -> Result<VlanId, Error> {
-        if (1..=4094).contains(&vid) { Ok(VlanId(vid)) } else { Err(Error::VlanOutOfRange { vid: vid.to_string() }) }
+        if (1..=4094).contains(&vid) {
+            Ok(VlanId(vid))
+        } else {
+            Err(Error::VlanOutOfRange { vid: vid.to_string() })
+        }
     }
 
     /// The number.

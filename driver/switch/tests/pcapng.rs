@@ -61,7 +61,8 @@ fn what_crossed_is_in_the_file_and_in_the_dump() {
     let sw = Switch::start(SwitchOptions::new("sw", dir.path())).unwrap();
     let vlan = VlanId::new(100).unwrap();
     let a = sw.add_port(PortConfig::new("server-1/eth1", PortMode::Access { vlan })).unwrap();
-    let b = sw.add_port(PortConfig::new("b", PortMode::Trunk { allowed: vlan.into(), native: None })).unwrap();
+    let b =
+        sw.add_port(PortConfig::new("b", PortMode::Trunk { allowed: vlan.into(), native: None })).unwrap();
     let before = SystemTime::now();
     let (all, only_b, dump) = (dir.path().join("all"), dir.path().join("b"), dir.path().join("dump"));
     let capture = sw.capture_to(&all, &FrameFilter::new()).unwrap();

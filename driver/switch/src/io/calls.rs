@@ -4,8 +4,8 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::port::IoPort;
 use super::Worker;
+use super::port::IoPort;
 use crate::capture::{Capture, CaptureId};
 use crate::counters::DropReason;
 use crate::error::Error;

@@ -270,7 +270,9 @@ impl Worker {
                 match self.connection(id).map(|connection| connection.decoder.next_frame()) {
                     Some(Ok(Some(frame))) => self.forward(id, &frame, now),
                     Some(Ok(None)) => break,
-                    Some(Err(BadLength { length })) => return self.close(id, CloseReason::BadLength { length }),
+                    Some(Err(BadLength { length })) => {
+                        return self.close(id, CloseReason::BadLength { length });
+                    }
                     None => return,
                 }
             }
