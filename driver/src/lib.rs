@@ -1,4 +1,32 @@
-//! Machines, labs, consoles, guests: what drives QEMU. Knows nothing of Kubernetes.
+//! Machines, labs, consoles, guests: what drives QEMU. Knows nothing of Kubernetes, and nothing of the harness
+//! that runs the test: [`Supervisor`] is all that it sees of it.
+//!
+//! A [`Lab`] is made from a [`spec::LabSpec`]: plain data that says what each machine is, and into which port of
+//! the switch each of its NICs is plugged. A [`Machine`] has the verbs.
 
 pub mod console;
+pub mod control;
 pub mod guest;
+pub mod qemu;
+pub mod spec;
+
+mod death;
+mod disk;
+mod error;
+mod fault;
+mod lab;
+mod machine;
+mod poll;
+mod supervisor;
+mod vsock_way;
+
+pub use death::{Cause, Died};
+pub use error::{Error, Kind};
+pub use fault::Fault;
+pub use lab::{Lab, LabOptions};
+pub use machine::{
+    Command, CopyFrom, CopyTo, Execute, Fail, Machine, Reboot, Shutdown, Succeed, WaitFile, WaitPort, WaitReady,
+    WaitUnit, WaitUntilFails, WaitUntilSucceeds,
+};
+pub use poll::poll_until;
+pub use supervisor::{Event, Supervisor, Unsupervised};

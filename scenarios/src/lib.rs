@@ -1,1 +1,18 @@
-//! The scenarios, and their domain words.
+//! The scenarios, and their domain words. This crate joins what must not know each other: the harness that runs a
+//! test, the driver that runs machines, the images they start from, and the profiles that say how they are wired.
+
+mod agent;
+mod assets;
+mod cluster;
+mod etcd;
+mod rack;
+mod subject;
+mod suite;
+
+pub mod prelude;
+
+pub use assets::Assets;
+pub use cluster::{Cluster, ClusterBuilder, secs};
+pub use etcd::Etcd;
+pub use rack::{BootMode, Rack};
+pub use suite::suite;

@@ -1,0 +1,120 @@
+//! Running labs: what runs, and the one that a command means.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use clap::Args;
+use driver::control::{Answer, MachineState, Request, connect};
+use process::{RunInfo, RunState};
+
+use crate::outcome::BadInput;
+
+/// A machine of a running lab.
+#[derive(Debug, Args)]
+pub(crate) struct Target {
+    /// The machine's name
+    machine: String,
+    /// The run, as `rackless ps` names it; needed when several have such a machine
+    #[arg(long)]
+    run: Option<String>,
+}
+
+impl Target {
+    /// Finds the machine among all running labs.
+    pub(crate) fn find(&self) -> anyhow::Result<(RunInfo, MachineState)> {
+        let mut found = Vec::new();
+        let mut known = Vec::new();
+        for run in alive()? {
+            if self.run.as_ref().is_some_and(|wanted| *wanted != run.run) {
+                continue;
+            }
+            for machine in machines(&run)? {
+                if machine.name == self.machine {
+                    found.push((run.clone(), machine));
+                } else {
+                    known.push(format!("{} ({})", machine.name, run.run));
+                }
+            }
+        }
+        match found.len() {
+            1 => found.pop().context("one was counted"),
+            0 if known.is_empty() => bail!("no lab is running; `--keep-vms` keeps the machines of a test that failed"),
+            0 => Err(BadInput::new(anyhow::anyhow!(
+                "no running machine {:?}; there are {}",
+                self.machine,
+                known.join(", ")
+            ))
+            .into()),
+            _ => {
+                let runs: Vec<&str> = found.iter().map(|(run, _)| run.run.as_str()).collect();
+                Err(BadInput::new(anyhow::anyhow!(
+                    "several labs have a machine {:?}: choose with --run, one of {}",
+                    self.machine,
+                    runs.join(", ")
+                ))
+                .into())
+            }
+        }
+    }
+
+    /// The machine's name.
+    pub(crate) fn machine(&self) -> &str {
+        &self.machine
+    }
+}
+
+fn alive() -> anyhow::Result<Vec<RunInfo>> {
+    Ok(process::runs()?.into_iter().filter(|run| run.state == RunState::Alive).collect())
+}
+
+/// The machines of one run; none when it is on its way down and does not answer any more.
+fn machines(run: &RunInfo) -> anyhow::Result<Vec<MachineState>> {
+    match connect(&run.path, &Request::Machines) {
+        Ok(connection) => match connection.answer {
+            Answer::Machines { machines } => Ok(machines),
+            Answer::Error { message } => bail!("{}: {message}", run.run),
+            Answer::Ok => bail!("{}: not an answer to what was asked", run.run),
+        },
+        Err(_) => Ok(Vec::new()),
+    }
+}
+
+/// `rackless ps`.
+pub(crate) fn ps() -> anyhow::Result<()> {
+    let runs = process::runs()?;
+    if runs.is_empty() {
+        println!("no lab is running");
+    }
+    for run in runs {
+        let owner = run.owner.map_or_else(|| "unknown".to_owned(), |owner| owner.pid.to_string());
+        match run.state {
+            RunState::Alive => {
+                println!("{}  pid {owner}  {}", run.run, run.path.display());
+                for machine in machines(&run)? {
+                    let pid = machine.pid.map_or_else(String::new, |pid| format!("  qemu {pid}"));
+                    println!("  {}  {}{pid}  {}", machine.name, machine.state, machine.artifacts.display());
+                }
+            }
+            RunState::Stale => println!("{}  killed (was pid {owner}); `rackless gc` clears it", run.run),
+        }
+    }
+    Ok(())
+}
+
+/// `rackless gc`.
+pub(crate) fn gc() -> anyhow::Result<()> {
+    let reaped = process::reap_stale()?;
+    if reaped.is_empty() {
+        println!("nothing was left behind");
+    }
+    for run in reaped {
+        println!("{}: cleared, {} processes killed", run.run, run.killed.len());
+        for (identity, command) in &run.survivors {
+            eprintln!("rackless: pid {} can't be killed: {command}", identity.pid);
+        }
+    }
+    Ok(())
+}
+
+/// `rackless logs`.
+#[derive(Debug, Arg

@@ -1,0 +1,73 @@
+//! The way into a running lab from another process: what `rackless shell`, `console` and `ps` talk to.
+//!
+//! A unix socket `control` in the run's directory. The client sends one line of JSON, a [`Request`]; the server
+//! answers one line, an [`Answer`]; after that the connection carries raw bytes both ways, until either side closes.
+//! The socket lies in a directory that only the owner can enter.
+
+mod client;
+mod server;
+
+use serde::{Deserialize, Serialize};
+
+pub use client::{Connection, connect};
+pub(crate) use server::Server;
+
+/// The longest request or answer in bytes.
+pub(crate) const MAX_LINE: u64 = 64 * 1024;
+
+/// What a client asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "request")]
+pub enum Request {
+    /// The machines and their state. No bytes follow the answer.
+    Machines,
+    /// A shell, or one command, on a terminal in the guest.
+    Shell {
+        /// The machine.
+        machine: String,
+        /// The program and its arguments; empty for a login shell.
+        argv: Vec<String>,
+        /// Width of the client's terminal in characters.
+        columns: u16,
+        /// Height of the client's terminal in lines.
+        rows: u16,
+    },
+    /// The serial console: what it shows from now on, and what is typed.
+    Console {
+        /// The machine.
+        machine: String,
+    },
+}
+
+/// What a client gets first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "answer")]
+pub enum Answer {
+    /// The request is served; raw bytes follow.
+    Ok,
+    /// The machines of the lab.
+    Machines {
+        /// One for each.
+        machines: Vec<MachineState>,
+    },
+    /// It can't be served.
+    Error {
+        /// Why.
+        message: String,
+    },
+}
+
+/// One machine of a running lab.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineState {
+    /// Its name.
+    pub name: String,
+    /// `off`, or the last stage of boot.
+    pub state: String,
+    /// The process id of QEMU.
+    pub pid: Option<u32>,
+    /// The folder of its artefacts.
+    pub artifacts: std::path::PathBuf,
+    /// The monitor that QEMU listens on for people.
+    pub monitor: std::path::PathBuf,
+}

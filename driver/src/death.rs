@@ -1,0 +1,100 @@
+//! How machines die, and how the first cause is kept.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::console::{Finding, Stage};
+use crate::error::{Kind, quoted};
+
+/// Why a machine is dead although nobody asked for it.
+#[derive(Debug, Clone)]
+pub enum Cause {
+    /// QEMU ended.
+    QemuExited {
+        /// How: an exit code or a signal.
+        status: String,
+        /// The last lines of its own output.
+        said: Vec<String>,
+    },
+    /// The guest told QEMU of its kernel's panic (pvpanic).
+    GuestPanicked,
+    /// The guest powered itself off.
+    UnexpectedShutdown {
+        /// QMP's reason, such as `guest-shutdown`.
+        reason: String,
+    },
+    /// The guest reset itself.
+    UnexpectedReset {
+        /// QMP's reason, such as `guest-reset`.
+        reason: String,
+    },
+    /// The console shows something that no test survives.
+    Console(Finding),
+    /// The agent closed its port while the guest was up.
+    AgentLost,
+}
+
+impl Cause {
+    /// Whose fault it is: QEMU's end and a lost agent are the infrastructure's, all else is the guest's.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::QemuExited { .. } | Self::AgentLost => Kind::Infra,
+            _ => Kind::GuestCrash,
+        }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::QemuExited { status, said } => {
+                write!(f, "QEMU ended on its own ({status}){}", quoted("qemu", said))
+            }
+            Self::GuestPanicked => f.write_str("the guest's kernel panicked"),
+            Self::UnexpectedShutdown { reason } => {
+                write!(f, "the guest powered itself off ({reason}), and nobody asked for it")
+            }
+            Self::UnexpectedReset { reason } => {
+                write!(f, "the guest reset itself ({reason}), and nobody asked for it")
+            }
+            Self::Console(finding) => write!(f, "{finding}"),
+            Self::AgentLost => f.write_str("the agent in the guest closed its port while the guest was up"),
+        }
+    }
+}
+
+/// The death of one machine.
+#[derive(Debug, Clone)]
+pub struct Died {
+    /// The machine.
+    pub machine: String,
+    /// Why.
+    pub cause: Cause,
+    /// The last stage of boot that it reached.
+    pub stage: Stage,
+    /// Time since it was powered on.
+    pub after: Duration,
+    /// The last console lines.
+    pub console: Vec<String>,
+    /// The machine's artefacts.
+    pub artifacts: PathBuf,
+}
+
+impl fmt::Display for Died {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: died {:.1} s after power-on, at the stage {}: {}{}\n  artefacts: {}",
+            self.machine,
+            self.after.as_secs_f64(),
+            self.stage,
+            self.cause,
+            quoted("console", &self.console),
+            self.artifacts.display()
+        )
+    }
+}
+
+impl std::error::Error for Died {}

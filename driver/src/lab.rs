@@ -1,0 +1,312 @@
+//! A running topology: its machines, its switch, and their common end.
+
+use std::ops::Index;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, Weak};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use process::{Child, RunDir};
+use switch::{PortConfig, PortId, Switch, SwitchOptions};
+
+use crate::death::Died;
+use crate::fault::Fault;
+use crate::machine::Machine;
+use crate::qemu::{Accel, Firmware, Qemu};
+use crate::spec::{Boot, LabSpec, NicSpec};
+use crate::supervisor::Supervisor;
+use crate::{Error, control};
+
+/// What QEMU may take to quit politely, before it is killed.
+const QUIT_GRACE: Duration = Duration::from_secs(5);
+
+/// What a lab needs from outside.
+pub struct LabOptions {
+    /// The emulator.
+    pub qemu: Qemu,
+    /// The accelerator.
+    pub accel: Accel,
+    /// The run's directory, for sockets and records.
+    pub run: RunDir,
+    /// The folder of this test's artefacts.
+    pub artifacts: PathBuf,
+    /// Whoever runs the test.
+    pub supervisor: Arc<dyn Supervisor>,
+}
+
+/// What the machines of a lab share.
+pub(crate) struct Context {
+    pub(crate) qemu: Qemu,
+    pub(crate) accel: Accel,
+    pub(crate) firmware: Option<Firmware>,
+    pub(crate) artifacts: PathBuf,
+    /// Overlays and UEFI variables; removed with the lab.
+    pub(crate) scratch: PathBuf,
+    pub(crate) supervisor: Arc<dyn Supervisor>,
+    pub(crate) switch: Switch,
+    run: RunDir,
+}
+
+impl Context {
+    pub(crate) fn socket(&self, name: &str) -> Result<PathBuf, Error> {
+        self.run.socket(name).map_err(|source| Error::Run { source })
+    }
+
+    pub(crate) fn record(&self, name: &str, child: &Child) -> Result<(), Error> {
+        self.run.record(name, child).map_err(|source| Error::Run { source })
+    }
+
+    pub(crate) fn forget(&self, name: &str) {
+        if let Err(error) = self.run.forget(name) {
+            tracing::debug!(%error, "a record could not be taken away");
+        }
+    }
+
+    pub(crate) fn add_port(&self, machine: &str, nic: &NicSpec) -> Result<PortId, Error> {
+        let name = format!("{machine}/{}", nic.name);
+        Ok(self.switch.add_port(PortConfig::new(name, nic.port.clone()))?)
+    }
+}
+
+/// A running topology. A cheap handle: clones are the same lab.
+#[derive(Clone)]
+pub struct Lab {
+    inner: Arc<Inner>,
+}
+
+/// A handle that does not keep the lab alive.
+pub(crate) struct WeakLab(Weak<Inner>);
+
+impl WeakLab {
+    pub(crate) fn upgrade(&self) -> Option<Lab> {
+        self.0.upgrade().map(|inner| Lab { inner })
+    }
+}
+
+struct Inner {
+    name: String,
+    context: Arc<Context>,
+    machines: Vec<Machine>,
+    control: std::sync::Mutex<Option<control::Server>>,
+}
+
+impl Lab {
+    /// Makes the switch and the machines of `spec`. Nothing is powered on yet.
+    ///
+    /// # Errors
+    /// [`Error::Spec`], [`Error::FirmwareMissing`], [`Error::Switch`], or files and overlays that can't be
+    /// made.
+    pub async fn create(spec: LabSpec, options: LabOptions) -> Result<Self, Error> {
+        check(&spec)?;
+        let LabOptions { qemu, accel, run, artifacts, supervisor } = options;
+        let firmware = match spec.machines.iter().any(|m| m.boot == Boot::Firmware) {
+            true => Some(Firmware::find()?),
+            false => None,
+        };
+        let net = artifacts.join("net");
+        fs_err::create_dir_all(&net).map_err(Error::file("making", &net))?;
+        let scratch = artifacts.join("scratch");
+        fs_err::create_dir_all(&scratch).map_err(Error::file("making", &scratch))?;
+        run.own(&scratch).map_err(|source| Error::Run { source })?;
+        let switch_options = SwitchOptions { seed: spec.seed, ..SwitchOptions::new(&spec.name, run.path()) };
+        let switch = Switch::start(switch_options)?;
+        switch.capture_to(&net.join(format!("{}.pcapng", spec.name)), &switch::FrameFilter::new())?;
+        let context = Arc::new(Context { qemu, accel, firmware, artifacts, scratch, supervisor, switch, run });
+        let mut machines = Vec::new();
+        for machine in spec.machines {
+            machines.push(Machine::create(machine, context.clone()).await?);
+        }
+        let lab = Self {
+            inner: Arc::new(Inner {
+                name: spec.name,
+                context,
+                machines,
+                control: std::sync::Mutex::default(),
+            }),
+        };
+        let control = control::Server::start(&lab, &lab.inner.context.socket("control")?)?;
+        *lab.inner.control.lock().unwrap_or_else(PoisonError::into_inner) = Some(control);
+        Ok(lab)
+    }
+
+    /// Powers every machine on.
+    ///
+    /// # Errors
+    /// The first machine's that does not start.
+    pub async fn start(&self) -> Result<(), Error> {
+        let started = self.inner.machines.iter().map(Machine::start);
+        futures::future::try_join_all(started).await.map(drop)
+    }
+
+    /// Waits until every machine is ready.
+    ///
+    /// # Errors
+    /// The first machine's that does not get there.
+    pub async fn wait_ready(&self) -> Result<(), Error> {
+        let ready = self.inner.machines.iter().map(|m| std::future::IntoFuture::into_future(m.wait_ready()));
+        futures::future::try_join_all(ready).await.map(drop)
+    }
+
+    /// A handle that does not keep the lab alive.
+    pub(crate) fn downgrade(&self) -> WeakLab {
+        WeakLab(Arc::downgrade(&self.inner))
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// The machines, in the order of the spec.
+    #[must_use]
+    pub fn machines(&self) -> &[Machine] {
+        &self.inner.machines
+    }
+
+    /// A machine by name.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchMachine`] names those that there are.
+    pub fn machine(&self, name: &str) -> Result<&Machine, Error> {
+        self.inner.machines.iter().find(|m| m.name() == name).ok_or_else(|| Error::NoSuchMachine {
+            name: name.to_owned(),
+            known: self.inner.machines.iter().map(|m| m.name().to_owned()).collect(),
+        })
+    }
+
+    /// The switch.
+    #[must_use]
+    pub fn switch(&self) -> &Switch {
+        &self.inner.context.switch
+    }
+
+    /// The accelerator that its machines run on.
+    #[must_use]
+    pub fn accel(&self) -> Accel {
+        self.inner.context.accel
+    }
+
+    /// The folder of artefacts.
+    #[must_use]
+    pub fn artifacts(&self) -> &Path {
+        &self.inner.context.artifacts
+    }
+
+    /// The directory of the run, with its sockets.
+    #[must_use]
+    pub fn run_dir(&self) -> &Path {
+        self.inner.context.run.path()
+    }
+
+    /// Keeps two groups of machines from each other, in both directions; the carrier stays.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchMachine`] or [`Error::Switch`].
+    pub fn partition(&self, left: &[&str], right: &[&str]) -> Result<Fault, Error> {
+        let ports = |names: &[&str]| -> Result<Vec<PortId>, Error> {
+            let mut ports = Vec::new();
+            for name in names {
+                let machine = self.machine(name)?;
+                for nic in machine.nics() {
+                    ports.push(machine.port(&nic)?);
+                }
+            }
+            Ok(ports)
+        };
+        let text = format!("{} | {}", left.join(", "), right.join(", "));
+        Fault::partition(&self.inner.context, ports(left)?, ports(right)?, text)
+    }
+
+    /// Resolves with the first machine that dies without being asked to.
+    pub async fn died(&self) -> Died {
+        let mut deaths: FuturesUnordered<_> = self.inner.machines.iter().map(Machine::died).collect();
+        match deaths.next().await {
+            Some(died) => died,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Gathers what can be gathered after a failure, from all machines at once and from the switch.
+    pub async fn diagnose(&self) {
+        let all = self.inner.machines.iter().map(Machine::diagnose);
+        futures::future::join_all(all).await;
+        self.keep_ports();
+    }
+
+    /// Writes the state of the switch's ports to `net/ports.json`.
+    fn keep_ports(&self) {
+        let path = self.artifacts().join("net/ports.json");
+        if let Err(error) = self.switch().write_state(&path) {
+            tracing::warn!(%error, "the ports' state could not be kept");
+        }
+    }
+
+    /// Ends the lab in order: QEMU is asked to quit and killed after 5 s, then the switch stops, then what was
+    /// written for the run goes.
+    ///
+    /// # Errors
+    /// [`Error::Lingering`] names what is still there.
+    pub async fn teardown(&self) -> Result<(), Error> {
+        self.inner.control.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let quit = self.inner.machines.iter().map(|m| m.quit(QUIT_GRACE));
+        futures::future::join_all(quit).await;
+        self.keep_ports();
+        let mut lingering: Vec<String> = self
+            .inner
+            .machines
+            .iter()
+            .filter(|m| m.is_running())
+            .map(|m| format!("QEMU of {} (pid {:?})", m.name(), m.qemu_pid()))
+            .collect();
+        if let Err(error) = self.switch().stop() {
+            lingering.push(format!("the switch: {error}"));
+        }
+        if let Err(error) = fs_err::remove_dir_all(&self.inner.context.scratch) {
+            lingering.push(error.to_string());
+        }
+        if lingering.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::Lingering { lab: self.name().to_owned(), what: lingering })
+        }
+    }
+
+    /// Kills every QEMU now, without waiting: for a watchdog.
+    pub fn kill(&self) {
+        self.inner.machines.iter().for_each(Machine::kill_now);
+    }
+}
+
+impl Index<&str> for Lab {
+    type Output = Machine;
+
+    /// A machine by name, for tests: [`Lab::machine`] gives an error instead of a panic.
+    ///
+    /// # Panics
+    /// When there is no such machine.
+    fn index(&self, name: &str) -> &Machine {
+        match self.machine(name) {
+            Ok(machine) => machine,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn check(spec: &LabSpec) -> Result<(), Error> {
+    let mut names = std::collections::BTreeSet::new();
+    for machine in &spec.machines {
+        let problem = if !names.insert(&machine.name) {
+            "there are two machines of that name".to_owned()
+        } else if machine.name.is_empty() || !machine.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+            "the name must be a hostname: letters, digits and hyphens".to_owned()
+        } else if machine.vcpus == 0 || machine.memory_mib < 64 {
+            format!("{} vCPUs and {} MiB are no machine", machine.vcpus, machine.memory_mib)
+        } else {
+            continue;
+        };
+        return Err(Error::Spec { machine: machine.name.clone(), problem });
+    }
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! Watching an instance: its boot up to readiness, and everything that can end it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Machine;
+use super::instance::{Instance, last_words};
+use crate::console::{Severity, Stage};
+use crate::death::Cause;
+use crate::guest::{Guest, GuestOptions};
+
+/// What a boot may take from power-on to readiness, before scaling.
+pub(super) const LIMIT: Duration = Duration::from_secs(75);
+/// What one request of the set-up after the agent's greeting may take, before scaling.
+const SETUP_LIMIT: Duration = Duration::from_secs(15);
+/// How long QEMU may need to end after it announced a shutdown or closed its monitor.
+const LAST_EVENTS: Duration = Duration::from_secs(2);
+
+impl Machine {
+    /// Starts the tasks that watch `instance` until it is over.
+    pub(super) fn watch(&self, instance: &Arc<Instance>) {
+        self.spawn_until_over(instance, |machine, instance| async move { machine.watch_exit(&instance).await });
+        self.spawn_until_over(instance, |machine, instance| async move { machine.watch_monitor(&instance).await });
+        self.spawn_until_over(instance, |machine, instance| async move { machine.watch_findings(&instance).await });
+        self.spawn_until_over(instance, |machine, instance| async move { machine.watch_stages(&instance).await });
+        self.watch_boot(instance);
+    }
+
+    /// Starts the task that takes one boot to its end.
+    pub(super) fn watch_boot(&self, instance: &Arc<Instance>) {
+        if self.spec().agent.is_some() {
+            self.spawn_until_over(instance, |machine, instance| async move {
+                // An error is kept: whoever waits for readiness reports it with the console's last lines.
+                if let Err(error) = machine.bring_up(&instance).await {
+                    machine.event("note", format!("the boot was not finished: {error}"), serde_json::Value::Null);
+                }
+            });
+        }
+    }
+
+    /// A task holds the machine and the instance only weakly between its steps: it ends with the instance.
+    fn spawn_until_over<F, W>(&self, instance: &Arc<Instance>, work: F)
+    where
+        F: FnOnce(Machine, Arc<Instance>) -> W,
+        W: Future<Output = ()> + Send + 'static,
+    {
+        let over = instance.over.clone();
+        let work = work(self.clone(), instance.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = over.cancelled() => {}
+                () = work => {}
+            }
+        });
+    }
+
+    async fn watch_exit(&self, instance: &Instance) {
+        let status = instance.child.wait().await;
+        let log = self.inner.artifacts.join("qemu.log");
+        let said = vec![last_words(&log, "it said nothing")];
+        self.die(instance, Cause::QemuExited { status: status.to_string(), said });
+    }
+
+    async fn watch_monitor(&self, instance: &Instance) {
+        let mut events = instance.qmp.events();
+        while let Ok(event) = events.recv().await {
+            let reason = || event.data["reason"].as_str().unwrap_or("no reason given").to_owned();
+            match event.name.as_str() {
+                "GUEST_PANICKED" => self.die(instance, Cause::GuestPanicked),
+                "SHUTDOWN" if event.data["guest"].as_bool() == Some(true) => {
+                    self.die(instance, Cause::UnexpectedShutdown { reason: reason() });
+                }
+                "RESET" if event.data["guest"].as_bool() == Some(true) && !instance.is_expected_to_reset() => {
+                    self.die(instance, Cause::UnexpectedReset { reason: reason() });
+                }
+                "VSERPORT_CHANGE" if event.data["open"].as_bool() == Some(false) => self.agent_left(instance).await,
+                _ => {}
+            }
+        }
+    }
+
+    /// The agent closed its port. That is a death of its own unless the guest goes down anyway, which the
+    /// monitor then tells within moments.
+    async fn agent_left(&self, instance: &Instance) {
+        let greeted = instance.guest.borrow().is_some();
+        if !greeted || instance.is_expected_to_reset() || instance.is_expected_to_end() {
+            return;
+        }
+        let mut events = instance.qmp.events();
+        let going_down = async {
+            while let Ok(event) = events.recv().await {
+                if matches!(event.name.as_str(), "SHUTDOWN" | "RESET" | "GUEST_PANICKED") {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(LAST_EVENTS, going_down).await.is_err() {
+            self.die(instance, Cause::AgentLost);
+        }
+    }
+
+    async fn watch_findings(&self, instance: &Instance) {
+        let mut findings = instance.console.findings();
+        while let Some(finding) = findings.next().await {
+            let data = serde_json::json!({ "line": finding.line });
+            self.event("finding", finding.to_string(), data);
+            if finding.severity() == Severity::Fatal {
+                self.die(instance, Cause::Console(finding));
+            }
+        }
+    }
+
+    async fn watch_stages(&self, instance: &Instance) {
+        let mut stages = instance.console.stages();
+        loop {
+            let stage = *stages.borrow_and_update();
+            let seconds = instance.started.elapsed().as_secs_f64();
+            self.event("stage", stage.to_string(), serde_json::json!({ "seconds": seconds }));
+            if stages.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Greets the agent, gives the guest its name and files, and waits for systemd to finish the boot.
+    async fn bring_up(&self, instance: &Instance) -> Result<(), crate::Error> {
+        let Some(transport) = instance.transport.clone() else { return Ok(()) };
+        let options = GuestOptions { machine: self.name().to_owned(), limit: self.limit(LIMIT) };
+        let failed = |operation: &str| {
+            let operation = operation.to_owned();
+            move |source| self.guest_error(operation, source)
+        };
+        let guest = Guest::connect(transport, options).await.map_err(failed("greeting the agent"))?;
+        self.set_up(&guest).await?;
+        instance.console.set_stage(Stage::Agent);
+        instance.guest.send_replace(Some(guest.clone()));
+        guest.wait_booted(self.limit(LIMIT)).await.map_err(failed("waiting for systemd to finish the boot"))?;
+        instance.console.set_stage(Stage::Ready);
+        Ok(())
+    }
+
+    /// What every boot gives to the guest: its hostname, and the files of its spec.
+    async fn set_up(&self, guest: &Guest) -> Result<(), crate::Error> {
+        let limit = self.limit(SETUP_LIMIT);
+        let spec = self.spec();
+        if let Some(hostname) = &spec.hostname {
+            let done = guest.set_hostname(hostname, limit).await;
+            done.map_err(|e| self.guest_error(format!("setting the hostname {hostname}"), e))?;
+        }
+        for file in &spec.files {
+            let done = guest.write_file(&file.path, file.content.as_bytes(), 0o644, limit).await;
+            done.map_err(|e| self.guest_error(format!("writing {}", file.path), e))?;
+        }
+        Ok(())
+    }
+}

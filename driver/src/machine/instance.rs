@@ -1,0 +1,240 @@
+//! A machine between power-on and power-off: QEMU and what hangs on it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use process::{Child, Command, Stdio};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::Machine;
+use crate::Error;
+use crate::console::{Console, ConsoleOptions};
+use crate::guest::{Guest, Transport};
+use crate::qemu::{CommandLine, Plugs, Wiring, command_line};
+use crate::spec::{AgentSpec, Channel};
+
+/// How long QEMU may take to connect to its console and monitor.
+const START_LIMIT: Duration = Duration::from_secs(15);
+
+/// What runs.
+pub(super) struct Instance {
+    pub(super) child: Child,
+    pub(super) qmp: qmp::Client,
+    pub(super) console: Console,
+    /// The agent's channel, once it has greeted; `None` again while the guest reboots.
+    pub(super) guest: watch::Sender<Option<Guest>>,
+    /// How the agent is reached.
+    pub(super) transport: Option<Arc<dyn Transport>>,
+    /// The vhost-user-vsock daemon, which must live as long as QEMU.
+    pub(super) vsock_daemon: Option<Child>,
+    pub(super) started: Instant,
+    /// Ends the tasks that watch this instance.
+    pub(super) over: CancellationToken,
+    expected_to_end: AtomicBool,
+    expected_to_reset: AtomicBool,
+}
+
+impl Instance {
+    /// From now on the end of QEMU is no death.
+    pub(super) fn expect_end(&self) {
+        self.expected_to_end.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_expected_to_end(&self) -> bool {
+        self.expected_to_end.load(Ordering::SeqCst)
+    }
+
+    /// The next reset of the guest is asked for.
+    pub(super) fn expect_reset(&self, expected: bool) {
+        self.expected_to_reset.store(expected, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_expected_to_reset(&self) -> bool {
+        self.expected_to_reset.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        self.over.cancel();
+        self.child.kill_group();
+    }
+}
+
+/// Starts QEMU and takes its connections.
+pub(super) async fn power_on(machine: &Machine) -> Result<Instance, Error> {
+    let spec = machine.spec();
+    let lab = &machine.inner.lab;
+    let started = Instant::now();
+    let socket = |kind: &str| machine.lab_socket(kind);
+    let (qmp_path, serial_path) = (socket("qmp")?, socket("serial")?);
+    let qmp_listener = listen(&qmp_path)?;
+    let serial_listener = listen(&serial_path)?;
+    let way = agent_way(machine).await?;
+    let plugs = Plugs::Driver {
+        qmp: qmp_path.clone(),
+        qmp_people: socket("monitor")?,
+        serial: serial_path.clone(),
+        agent: way.socket,
+        cid: way.cid,
+        nics: machine.nic_sockets()?,
+    };
+    let firmware = lab.firmware.clone().zip(machine.inner.vars.clone());
+    let wiring = Wiring { accel: lab.accel, firmware, overlay: machine.inner.disk.path().to_owned(), plugs };
+    let line = command_line(&lab.qemu, spec, &wiring);
+    write_scripts(machine, &wiring)?;
+
+    let log = machine.inner.artifacts.join("qemu.log");
+    let child = spawn(machine, &line, &log)?;
+    lab.record(&spec.name, &child)?;
+    let accept = |listener: UnixListener, what: &'static str| {
+        let (child, log) = (child.clone(), log.clone());
+        async move { accept(machine, &child, listener, what, started, log).await }
+    };
+    let serial = accept(serial_listener, "its serial port was not connected").await?;
+    let console = Console::capture(
+        serial,
+        ConsoleOptions { machine: spec.name.clone(), log: machine.inner.artifacts.join("console.log"), started },
+    )
+    .map_err(Error::file("writing", &machine.inner.artifacts.join("console.log")))?;
+    let monitor = accept(qmp_listener, "its monitor was not connected").await?;
+    let log_file = machine.inner.artifacts.join("qmp.jsonl");
+    let options = qmp::Options { log: Some(log_file), ..qmp::Options::new(machine.name()) };
+    let qmp = qmp::Client::connect(monitor, options)
+        .await
+        .map_err(|source| machine.qmp_error("greeting QEMU", source))?;
+    for path in [qmp_path, serial_path] {
+        // Both ends are connected: the name has done its work.
+        let _ = fs_err::remove_file(path);
+    }
+    Ok(Instance {
+        child,
+        qmp,
+        console,
+        guest: watch::Sender::new(None),
+        transport: way.transport,
+        vsock_daemon: way.daemon,
+        started,
+        over: CancellationToken::new(),
+        expected_to_end: AtomicBool::new(false),
+        expected_to_reset: AtomicBool::new(false),
+    })
+}
+
+fn spawn(machine: &Machine, line: &CommandLine, log: &std::path::Path) -> Result<Child, Error> {
+    let out = fs_err::OpenOptions::new().create(true).append(true).open(log).map_err(Error::file("opening", log))?;
+    let out = out.into_parts().0;
+    let err = out.try_clone().map_err(Error::file("opening", log))?;
+    let command = Command::new(&line.program)
+        .args(&line.args)
+        .stdin(Stdio::Null)
+        .stdout(Stdio::File(out))
+        .stderr(Stdio::File(err));
+    process::spawn(command).map_err(|source| match source {
+        process::Error::NotFound { .. } => Error::QemuMissing { program: line.program.clone() },
+        source => Error::Start {
+            machine: machine.name().to_owned(),
+            waiting_for: "it could not be run",
+            elapsed: Duration::ZERO,
+            said: source.to_string(),
+            log: log.to_owned(),
+        },
+    })
+}
+
+fn listen(path: &std::path::Path) -> Result<UnixListener, Error> {
+    // A leftover of an earlier power-on of the same machine.
+    let _ = fs_err::remove_file(path);
+    UnixListener::bind(path).map_err(Error::file("listening on", path))
+}
+
+/// Waits for QEMU to connect, or to end.
+async fn accept(
+    machine: &Machine,
+    child: &Child,
+    listener: UnixListener,
+    waiting_for: &'static str,
+    started: Instant,
+    log: PathBuf,
+) -> Result<UnixStream, Error> {
+    let failed = |said: String, log: PathBuf| Error::Start {
+        machine: machine.name().to_owned(),
+        waiting_for,
+        elapsed: started.elapsed(),
+        said,
+        log,
+    };
+    tokio::select! {
+        accepted = tokio::time::timeout(machine.limit(START_LIMIT), listener.accept()) => match accepted {
+            Ok(Ok((stream, _))) => Ok(stream),
+            Ok(Err(error)) => Err(failed(error.to_string(), log)),
+            Err(_) => Err(failed(last_words(&log, "it runs, and says nothing"), log)),
+        },
+        status = child.wait() => Err(failed(format!("{status}: {}", last_words(&log, "no message")), log)),
+    }
+}
+
+/// The last line of QEMU's own output.
+pub(super) fn last_words(log: &std::path::Path, otherwise: &str) -> String {
+    let text = fs_err::read(log).unwrap_or_default();
+    let lines = crate::error::last_lines(&text, 3).join(" / ");
+    if lines.is_empty() { otherwise.to_owned() } else { lines }
+}
+
+/// The way to the agent: QEMU's plug and our transport.
+#[derive(Default)]
+struct Way {
+    socket: Option<PathBuf>,
+    cid: Option<u32>,
+    transport: Option<Arc<dyn Transport>>,
+    daemon: Option<Child>,
+}
+
+async fn agent_way(machine: &Machine) -> Result<Way, Error> {
+    let Some(AgentSpec { channel, .. }) = machine.spec().agent else { return Ok(Way::default()) };
+    match channel {
+        Channel::Virtserial => {
+            let path = machine.lab_socket("agent")?;
+            let transport = crate::guest::Listener::bind(&path).map_err(Error::file("listening on", &path))?;
+            Ok(Way { socket: Some(path), transport: Some(Arc::new(transport)), ..Way::default() })
+        }
+        Channel::Vsock | Channel::VhostUserVsock => crate::vsock_way::open(machine, channel).await.map(|w| Way {
+            socket: w.socket,
+            cid: w.cid,
+            transport: Some(w.transport),
+            daemon: w.daemon,
+        }),
+    }
+}
+
+/// `cmdline.sh` starts the same VM by hand, on a fresh overlay.
+fn write_scripts(machine: &Machine, wiring: &Wiring) -> Result<(), Error> {
+    let lab = &machine.inner.lab;
+    let by_hand = |path: &str| PathBuf::from(path);
+    let wiring = Wiring {
+        plugs: Plugs::ByHand,
+        overlay: by_hand("disk.qcow2"),
+        firmware: wiring.firmware.clone().map(|(firmware, _)| (firmware, by_hand("vars.fd"))),
+        ..wiring.clone()
+    };
+    let line = command_line(&lab.qemu, machine.spec(), &wiring);
+    let mut text = format!(
+        "#!/bin/sh\n# Starts {} again by hand: the console on this terminal, no network behind its NICs, and a\n\
+         # fresh overlay (the test's own is gone). Ctrl-A X ends it.\nset -eu\ncd \"$(mktemp -d)\"\n\
+         qemu-img create -q -f qcow2 -F raw -b '{}' disk.qcow2\n",
+        machine.name(),
+        machine.spec().disk.image.display()
+    );
+    if let Some((firmware, _)) = &wiring.firmware {
+        text.push_str(&format!("cp '{}' vars.fd\nchmod u+w vars.fd\n", firmware.vars.display()));
+    }
+    text.push_str(&line.to_shell());
+    let path = machine.inner.artifacts.join("cmdline.sh");
+    fs_err::write(&path, text).map_err(Error::file("writing", &path))?;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs_err::set_permissions(&path, mode).map_err(Error::file("writing", &path))
+}

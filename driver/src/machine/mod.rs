@@ -1,0 +1,321 @@
+//! A virtual machine: power, verbs, waits, and the watch over its death.
+
+mod boot;
+mod command;
+mod diagnose;
+mod files;
+mod instance;
+mod nic;
+mod power;
+mod waits;
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+pub use command::{Command, Execute, Fail, Succeed, WaitUntilFails, WaitUntilSucceeds};
+pub use files::{CopyFrom, CopyTo};
+pub use power::{Reboot, Shutdown};
+pub use waits::{WaitFile, WaitPort, WaitReady, WaitUnit};
+
+use crate::console::{Console, Stage};
+use crate::death::{Cause, Died};
+use crate::disk::Overlay;
+use crate::guest::{Guest, GuestError};
+use crate::lab::Context;
+use crate::spec::{MachineSpec, NicSpec};
+use crate::supervisor::Event;
+use crate::Error;
+use instance::Instance;
+
+/// How many console lines an error carries.
+const EVIDENCE_LINES: usize = 12;
+
+/// One machine of a lab. A cheap handle: clones are the same machine.
+///
+/// Verbs wait for the guest's agent by themselves, at most for what a boot may take.
+#[derive(Clone)]
+pub struct Machine {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    spec: MachineSpec,
+    lab: Arc<Context>,
+    artifacts: PathBuf,
+    disk: Overlay,
+    /// This machine's own UEFI variables.
+    vars: Option<PathBuf>,
+    /// Held during a change of power, so that two of them don't mix.
+    power: tokio::sync::Mutex<()>,
+    /// The machine as it runs now.
+    running: Mutex<Option<Arc<Instance>>>,
+    /// The first unexpected end; it stays.
+    death: watch::Sender<Option<Died>>,
+    nics: Mutex<Vec<Plugged>>,
+}
+
+/// A NIC and where it is plugged.
+#[derive(Clone)]
+struct Plugged {
+    spec: NicSpec,
+    port: switch::PortId,
+    /// Index of its PCIe root port.
+    slot: usize,
+}
+
+impl std::fmt::Debug for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Machine").field("name", &self.name()).field("stage", &self.stage()).finish_non_exhaustive()
+    }
+}
+
+impl Machine {
+    /// Makes the machine's overlay, variables and switch ports; it stays off.
+    pub(crate) async fn create(spec: MachineSpec, lab: Arc<Context>) -> Result<Self, Error> {
+        let artifacts = lab.artifacts.join(&spec.name);
+        fs_err::create_dir_all(&artifacts).map_err(Error::file("making", &artifacts))?;
+        let scratch = lab.scratch.join(&spec.name);
+        let disk = Overlay::create(&spec.name, &spec.disk, scratch.with_extension("qcow2")).await?;
+        let vars = match &lab.firmware {
+            Some(firmware) if spec.boot == crate::spec::Boot::Firmware => {
+                let copy = scratch.with_extension("vars.fd");
+                fs_err::copy(&firmware.vars, &copy).map_err(Error::file("copying UEFI variables to", &copy))?;
+                Some(copy)
+            }
+            _ => None,
+        };
+        let mut nics = Vec::new();
+        for (slot, nic) in spec.nics.iter().enumerate() {
+            let port = lab.add_port(&spec.name, nic)?;
+            nics.push(Plugged { spec: nic.clone(), port, slot });
+        }
+        let inner = Inner {
+            spec,
+            lab,
+            artifacts,
+            disk,
+            vars,
+            power: tokio::sync::Mutex::default(),
+            running: Mutex::default(),
+            death: watch::Sender::new(None),
+            nics: Mutex::new(nics),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.inner.spec.name
+    }
+
+    /// What it was made from.
+    #[must_use]
+    pub fn spec(&self) -> &MachineSpec {
+        &self.inner.spec
+    }
+
+    /// The folder of its artefacts: `console.log`, `qmp.jsonl`, `cmdline.sh` and more.
+    #[must_use]
+    pub fn artifacts(&self) -> &Path {
+        &self.inner.artifacts
+    }
+
+    /// Its address on a network of the profile.
+    ///
+    /// # Errors
+    /// [`Error::Spec`] when it has none there.
+    pub fn address(&self, network: &str) -> Result<IpAddr, Error> {
+        let addresses = &self.inner.spec.addresses;
+        addresses.get(network).copied().ok_or_else(|| Error::Spec {
+            machine: self.name().to_owned(),
+            problem: format!(
+                "no address on a network {network:?}; it has {}",
+                addresses.keys().cloned().collect::<Vec<_>>().join(", ")
+            ),
+        })
+    }
+
+    /// The last stage of boot that was seen; [`Stage::Spawned`] while it is off.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.instance().map_or(Stage::Spawned, |i| i.console.stage())
+    }
+
+    /// Whether QEMU runs.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.instance().is_some_and(|i| i.child.try_status().is_none())
+    }
+
+    /// The serial console of the machine as it runs now.
+    ///
+    /// # Errors
+    /// [`Error::Off`].
+    pub fn console(&self) -> Result<Console, Error> {
+        Ok(self.running("the console")?.console.clone())
+    }
+
+    /// The process id of QEMU, for tests that kill it.
+    #[must_use]
+    pub fn qemu_pid(&self) -> Option<u32> {
+        self.instance().map(|i| i.child.pid())
+    }
+
+    /// QEMU's monitor, for what the driver has no verb for.
+    ///
+    /// # Errors
+    /// [`Error::Off`].
+    pub fn monitor(&self) -> Result<qmp::Client, Error> {
+        Ok(self.running("the monitor")?.qmp.clone())
+    }
+
+    /// The channel to the agent, once the guest is up far enough to have one.
+    ///
+    /// # Errors
+    /// [`Error::Off`], [`Error::NoAgent`], [`Error::Died`], or [`Error::Boot`] when the agent does not answer
+    /// within the time that a boot may take.
+    pub async fn guest(&self) -> Result<Guest, Error> {
+        let instance = self.running("the guest channel")?;
+        if self.inner.spec.agent.is_none() {
+            return Err(Error::NoAgent { machine: self.name().to_owned(), operation: "this".to_owned() });
+        }
+        let limit = self.limit(boot::LIMIT);
+        let ready = async {
+            let mut guest = instance.guest.subscribe();
+            let found = guest.wait_for(Option::is_some).await.ok()?.clone();
+            found
+        };
+        match self.until_death(tokio::time::timeout(limit, ready)).await? {
+            Ok(Some(guest)) => Ok(guest),
+            Ok(None) => Err(self.off("the guest channel")),
+            Err(_) => Err(self.boot_error(&instance, Stage::Agent, Vec::new())),
+        }
+    }
+
+    /// Resolves when the machine dies without being asked to.
+    pub async fn died(&self) -> Died {
+        let mut death = self.inner.death.subscribe();
+        match death.wait_for(Option::is_some).await {
+            Ok(died) => match died.clone() {
+                Some(died) => died,
+                None => std::future::pending().await,
+            },
+            // The sender lives in `self`.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Scales a limit by the accelerator and cuts it to what is left of the test.
+    pub(crate) fn limit(&self, limit: Duration) -> Duration {
+        (limit * self.inner.lab.accel.time_factor()).min(self.inner.lab.supervisor.remaining())
+    }
+
+    /// Runs `work`, unless the machine dies first.
+    pub(crate) async fn until_death<T>(&self, work: impl Future<Output = T>) -> Result<T, Error> {
+        tokio::select! {
+            biased;
+            died = self.died() => Err(Error::Died(Box::new(died))),
+            done = work => Ok(done),
+        }
+    }
+
+    /// A path for a socket of this machine in the run's directory.
+    pub(crate) fn lab_socket(&self, kind: &str) -> Result<PathBuf, Error> {
+        self.inner.lab.socket(&format!("{}.{kind}", self.name()))
+    }
+
+    /// Tells the supervisor.
+    pub(crate) fn event(&self, kind: &'static str, text: impl Into<String>, data: serde_json::Value) {
+        let event = Event { kind, machine: Some(self.name().to_owned()), text: text.into(), data };
+        self.inner.lab.supervisor.event(event);
+    }
+
+    fn instance(&self) -> Option<Arc<Instance>> {
+        self.inner.running.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_instance(&self, instance: Option<Arc<Instance>>) -> Option<Arc<Instance>> {
+        std::mem::replace(&mut *self.inner.running.lock().unwrap_or_else(PoisonError::into_inner), instance)
+    }
+
+    fn running(&self, operation: &str) -> Result<Arc<Instance>, Error> {
+        self.instance().ok_or_else(|| self.off(operation))
+    }
+
+    fn off(&self, operation: &str) -> Error {
+        Error::Off { machine: self.name().to_owned(), operation: operation.to_owned() }
+    }
+
+    /// Keeps the first cause of death, and tells of it.
+    fn die(&self, instance: &Instance, cause: Cause) {
+        if instance.is_expected_to_end() {
+            return;
+        }
+        let died = Died {
+            machine: self.name().to_owned(),
+            cause,
+            stage: instance.console.stage(),
+            after: instance.started.elapsed(),
+            console: instance.console.tail(EVIDENCE_LINES),
+            artifacts: self.inner.artifacts.clone(),
+        };
+        let first = self.inner.death.send_if_modified(|death| {
+            let first = death.is_none();
+            if first {
+                *death = Some(died.clone());
+            }
+            first
+        });
+        if first {
+            self.event("death", died.cause.to_string(), serde_json::json!({ "stage": died.stage.to_string() }));
+        }
+    }
+
+    fn guest_error(&self, operation: impl Into<String>, source: GuestError) -> Error {
+        Error::Guest {
+            machine: self.name().to_owned(),
+            operation: operation.into(),
+            source: Box::new(source),
+            artifacts: self.inner.artifacts.clone(),
+        }
+    }
+
+    fn qmp_error(&self, operation: impl Into<String>, source: qmp::Error) -> Error {
+        Error::Qmp {
+            machine: self.name().to_owned(),
+            operation: operation.into(),
+            source,
+            artifacts: self.inner.artifacts.clone(),
+        }
+    }
+
+    fn boot_error(&self, instance: &Instance, wanted: Stage, mut evidence: Vec<String>) -> Error {
+        evidence.extend(instance.console.tail(EVIDENCE_LINES));
+        Error::Boot {
+            machine: self.name().to_owned(),
+            wanted,
+            reached: instance.console.stage(),
+            elapsed: instance.started.elapsed(),
+            evidence,
+            artifacts: self.inner.artifacts.clone(),
+        }
+    }
+}
+
+/// A deadline of one operation, to tell how long it took.
+pub(crate) struct Timer(Instant);
+
+impl Timer {
+    pub(crate) fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+}

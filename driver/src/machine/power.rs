@@ -1,0 +1,212 @@
+//! Power: on, off, cut, reset.
+
+use std::future::IntoFuture;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+
+use super::{Machine, Timer, instance};
+use crate::Error;
+use crate::console::Stage;
+
+/// What an orderly shutdown may take, before scaling.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(60);
+/// What QEMU may take to be gone after SIGKILL.
+const KILL_LIMIT: Duration = Duration::from_secs(10);
+/// What the guest may take from being asked to reboot to its reset, before scaling.
+const RESET_LIMIT: Duration = Duration::from_secs(60);
+
+impl Machine {
+    /// Powers the machine on. Returns once QEMU runs and its console is captured; the boot goes on, and
+    /// [`Machine::wait_ready`] waits for its end. A machine that runs already is left alone.
+    ///
+    /// # Errors
+    /// [`Error::Start`], [`Error::QemuMissing`], or a file of the run that can't be made.
+    pub async fn start(&self) -> Result<(), Error> {
+        let _power = self.inner.power.lock().await;
+        if self.is_running() {
+            return Ok(());
+        }
+        let instance = Arc::new(instance::power_on(self).await?);
+        self.event("power", "on", serde_json::json!({ "qemu_pid": instance.child.pid() }));
+        self.set_instance(Some(instance.clone()));
+        self.watch(&instance);
+        Ok(())
+    }
+
+    /// Asks the guest to power itself off, and waits until QEMU has ended. The disk stays as it is.
+    ///
+    /// Limit: 60 s before scaling; `.within(..)` sets another.
+    pub fn shutdown(&self) -> Shutdown<'_> {
+        Shutdown { machine: self, limit: SHUTDOWN_LIMIT }
+    }
+
+    /// Cuts the power: QEMU gets SIGKILL, and the guest no chance to write anything.
+    ///
+    /// # Errors
+    /// [`Error::Off`] when it is not running.
+    pub async fn crash(&self) -> Result<(), Error> {
+        let _power = self.inner.power.lock().await;
+        let instance = self.running("crash")?;
+        instance.expect_end();
+        self.event("power", "cut", serde_json::Value::Null);
+        instance.child.kill_group();
+        let _ = tokio::time::timeout(KILL_LIMIT, instance.child.wait()).await;
+        self.powered_off();
+        Ok(())
+    }
+
+    /// Reboots the guest through its own init, and waits until it has been reset and is ready again.
+    ///
+    /// Limit for each of the two: 60 s for the reset, the boot's own for the rest.
+    pub fn reboot(&self) -> Reboot<'_> {
+        Reboot { machine: self, limit: RESET_LIMIT }
+    }
+
+    /// Ends QEMU whatever it does: politely over QMP, then by SIGKILL. For teardown.
+    pub(crate) async fn quit(&self, grace: Duration) {
+        let _power = self.inner.power.lock().await;
+        let Some(instance) = self.instance() else { return };
+        instance.expect_end();
+        if instance.child.try_status().is_none() {
+            let quit = instance.qmp.execute_raw("quit", serde_json::json!({}));
+            let polite = async {
+                let _ = quit.await;
+                instance.child.wait().await
+            };
+            if tokio::time::timeout(grace, polite).await.is_err() {
+                instance.child.kill_group();
+                let _ = tokio::time::timeout(KILL_LIMIT, instance.child.wait()).await;
+            }
+        }
+        self.powered_off();
+    }
+
+    /// Kills QEMU now, without waiting: the backstop.
+    pub(crate) fn kill_now(&self) {
+        if let Some(instance) = self.instance() {
+            instance.expect_end();
+            instance.child.kill_group();
+        }
+    }
+
+    fn powered_off(&self) {
+        if let Some(instance) = self.set_instance(None) {
+            instance.over.cancel();
+            self.inner.lab.forget(self.name());
+        }
+    }
+}
+
+/// [`Machine::shutdown`].
+#[must_use = "does nothing until it is awaited"]
+pub struct Shutdown<'m> {
+    machine: &'m Machine,
+    limit: Duration,
+}
+
+impl Shutdown<'_> {
+    /// Sets the limit, before scaling.
+    pub fn within(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    async fn run(self) -> Result<(), Error> {
+        let machine = self.machine;
+        let guest = machine.guest().await?;
+        let _power = machine.inner.power.lock().await;
+        let instance = machine.running("shutdown")?;
+        let timer = Timer::start();
+        instance.expect_end();
+        machine.event("power", "shutting down", serde_json::Value::Null);
+        guest.poweroff().await.map_err(|e| machine.guest_error("asking the guest to power off", e))?;
+        if tokio::time::timeout(machine.limit(self.limit), instance.child.wait()).await.is_err() {
+            return Err(Error::Condition {
+                machine: machine.name().to_owned(),
+                operation: "a guest that was asked to power off is off".to_owned(),
+                elapsed: timer.elapsed(),
+                attempts: 1,
+                last: instance.console.tail(super::EVIDENCE_LINES),
+                artifacts: machine.artifacts().to_owned(),
+            });
+        }
+        machine.powered_off();
+        machine.event("power", "off", serde_json::Value::Null);
+        Ok(())
+    }
+}
+
+impl<'m> IntoFuture for Shutdown<'m> {
+    type Output = Result<(), Error>;
+    type IntoFuture = BoxFuture<'m, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        self.run().boxed()
+    }
+}
+
+/// [`Machine::reboot`].
+#[must_use = "does nothing until it is awaited"]
+pub struct Reboot<'m> {
+    machine: &'m Machine,
+    limit: Duration,
+}
+
+impl Reboot<'_> {
+    /// Sets the limit for the reset, before scaling.
+    pub fn within(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    async fn run(self) -> Result<(), Error> {
+        let machine = self.machine;
+        let guest = machine.guest().await?;
+        {
+            let _power = machine.inner.power.lock().await;
+            let instance = machine.running("reboot")?;
+            let timer = Timer::start();
+            let mut events = instance.qmp.events();
+            instance.expect_reset(true);
+            machine.event("power", "rebooting", serde_json::Value::Null);
+            guest.reboot().await.map_err(|e| machine.guest_error("asking the guest to reboot", e))?;
+            let reset = async {
+                while let Ok(event) = events.recv().await {
+                    if event.name == "RESET" {
+                        return true;
+                    }
+                }
+                false
+            };
+            let limit = machine.limit(self.limit);
+            let was_reset = machine.until_death(tokio::time::timeout(limit, reset)).await?;
+            instance.expect_reset(false);
+            if !matches!(was_reset, Ok(true)) {
+                return Err(Error::Condition {
+                    machine: machine.name().to_owned(),
+                    operation: "a guest that was asked to reboot resets its machine".to_owned(),
+                    elapsed: timer.elapsed(),
+                    attempts: 1,
+                    last: instance.console.tail(super::EVIDENCE_LINES),
+                    artifacts: machine.artifacts().to_owned(),
+                });
+            }
+            instance.guest.send_replace(None);
+            instance.console.set_stage(Stage::Spawned);
+            machine.watch_boot(&instance);
+        }
+        machine.wait_ready().await
+    }
+}
+
+impl<'m> IntoFuture for Reboot<'m> {
+    type Output = Result<(), Error>;
+    type IntoFuture = BoxFuture<'m, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        self.run().boxed()
+    }
+}

@@ -1,0 +1,289 @@
+//! The command line of one machine, from its spec: pure, so that a snapshot test pins every word.
+//!
+//! Every device has a fixed PCI address, since a checkpoint only restores onto the same machine; NICs hang
+//! on root ports of their own, since q35's root bus takes no hot-plug.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use super::{Accel, Firmware, Opts, Qemu};
+use crate::spec::{Boot, Channel, DiskBus, MachineSpec, NicSpec};
+
+/// Root ports beyond those of the machine's own NICs, for cards that a test plugs in.
+pub(crate) const SPARE_PORTS: usize = 2;
+/// The PCI slot of the first NIC's root port; later ones follow.
+const FIRST_NIC_SLOT: usize = 0x10;
+/// The port's name in the guest: `/dev/virtio-ports/rackless.agent`.
+const AGENT_PORT: &str = "rackless.agent";
+
+/// What a machine is wired to on the host.
+#[derive(Debug, Clone)]
+pub struct Wiring {
+    /// The accelerator.
+    pub accel: Accel,
+    /// The firmware and this machine's own copy of the variables, for [`Boot::Firmware`].
+    pub firmware: Option<(Firmware, PathBuf)>,
+    /// The qcow2 overlay.
+    pub overlay: PathBuf,
+    /// Where QEMU finds the other ends.
+    pub plugs: Plugs,
+}
+
+/// The other ends of QEMU's sockets.
+#[derive(Debug, Clone)]
+pub enum Plugs {
+    /// The driver's sockets; QEMU connects to all but the second monitor, which it listens on.
+    Driver {
+        /// QMP of the driver.
+        qmp: PathBuf,
+        /// QMP for people (`rackless qmp`).
+        qmp_people: PathBuf,
+        /// The serial console.
+        serial: PathBuf,
+        /// The agent's port, or the vhost-user-vsock device's socket.
+        agent: Option<PathBuf>,
+        /// The context id for AF_VSOCK.
+        cid: Option<u32>,
+        /// The switch's socket of each NIC, in their order.
+        nics: Vec<PathBuf>,
+    },
+    /// Nobody: for `cmdline.sh`, with the console on the terminal and unconnected NICs.
+    ByHand,
+}
+
+/// A program and its arguments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandLine {
+    /// QEMU.
+    pub program: PathBuf,
+    /// The arguments, one option and its value after the other.
+    pub args: Vec<String>,
+}
+
+impl CommandLine {
+    fn push(&mut self, option: &str, value: impl ToString) {
+        self.args.push(option.to_owned());
+        self.args.push(value.to_string());
+    }
+
+    /// One option a line, quoted for a POSIX shell.
+    #[must_use]
+    pub fn to_shell(&self) -> String {
+        let mut text = quote(&self.program.display().to_string());
+        for arg in &self.args {
+            // A new line for each option; its value stays beside it.
+            let separator = if arg.starts_with('-') { " \\\n  " } else { " " };
+            let _ = write!(text, "{separator}{}", quote(arg));
+        }
+        text.push('\n');
+        text
+    }
+}
+
+/// Quotes a word for a POSIX shell where it needs it.
+fn quote(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
+}
+
+/// Builds the command line of `spec` as `wiring` has it.
+#[must_use]
+pub fn command_line(qemu: &Qemu, spec: &MachineSpec, wiring: &Wiring) -> CommandLine {
+    let mut line = CommandLine { program: qemu.program.clone(), args: Vec::new() };
+    machine(&mut line, spec, wiring);
+    boot(&mut line, spec, wiring);
+    disk(&mut line, spec, &wiring.overlay);
+    monitors_and_console(&mut line, wiring);
+    agent(&mut line, spec, wiring);
+    nics(&mut line, spec, wiring);
+    credentials(&mut line, spec);
+    line
+}
+
+fn machine(line: &mut CommandLine, spec: &MachineSpec, wiring: &Wiring) {
+    line.push("-name", Opts::keyed("guest", &spec.name).set("debug-threads", "on"));
+    // A user's own ~/.config/qemu must not change a test.
+    line.args.push("-no-user-config".into());
+    line.args.push("-nodefaults".into());
+    let mut machine = Opts::new("q35").set("usb", "off").set("vmport", "off");
+    if spec.agent.as_ref().is_some_and(|a| a.channel == Channel::VhostUserVsock) {
+        machine = machine.set("memory-backend", "ram0");
+        let ram = Opts::new("memory-backend-memfd").set("id", "ram0");
+        line.push("-object", ram.set("size", format!("{}M", spec.memory_mib)).set("share", "on"));
+    }
+    line.push("-machine", machine);
+    line.push(
+        "-accel",
+        match wiring.accel {
+            Accel::Kvm => Opts::new("kvm"),
+            Accel::Tcg => Opts::new("tcg").set("thread", "multi"),
+        },
+    );
+    line.push("-cpu", wiring.accel.cpu());
+    line.push("-smp", spec.vcpus);
+    line.push("-m", format!("{}M", spec.memory_mib));
+    line.push("-rtc", Opts::keyed("base", "utc"));
+    line.push("-display", "none");
+    line.push("-device", pci("VGA", "vga", 0x2));
+    line.push("-device", pci("virtio-rng-pci", "rng", 0x3));
+    // A panic is reported over QMP and the machine stays for the diagnosis.
+    line.push("-device", pci("pvpanic-pci", "pvpanic", 0x4));
+    line.push("-action", Opts::keyed("panic", "pause").set("watchdog", "pause"));
+}
+
+fn boot(line: &mut CommandLine, spec: &MachineSpec, wiring: &Wiring) {
+    match &spec.boot {
+        Boot::Firmware => {
+            if let Some((firmware, vars)) = &wiring.firmware {
+                let flash = |unit| Opts::keyed("if", "pflash").set("unit", unit).set("format", "raw");
+                line.push("-drive", flash(0).set("readonly", "on").path("file", &firmware.code));
+                line.push("-drive", flash(1).path("file", vars));
+            }
+        }
+        Boot::Direct { kernel, initrd, cmdline } => {
+            line.push("-kernel", kernel.display());
+            if let Some(initrd) = initrd {
+                line.push("-initrd", initrd.display());
+            }
+            line.push("-append", cmdline);
+        }
+    }
+}
+
+fn disk(line: &mut CommandLine, spec: &MachineSpec, overlay: &Path) {
+    let drive = Opts::keyed("if", "none").set("id", "disk0").set("format", "qcow2");
+    // The overlay dies with the test: what matters is that a killed QEMU keeps what the guest wrote, and the
+    // host's page cache does.
+    line.push("-drive", drive.set("cache", "unsafe").set("discard", "unmap").path("file", overlay));
+    let with_drive = |opts: Opts| opts.set("drive", "disk0").set("bootindex", 0);
+    match spec.disk.bus {
+        DiskBus::VirtioBlk => line.push("-device", with_drive(pci("virtio-blk-pci", "sysdisk", 0x5))),
+        DiskBus::VirtioScsi => {
+            line.push("-device", pci("virtio-scsi-pci", "scsi0", 0x5));
+            line.push("-device", with_drive(Opts::new("scsi-hd").set("id", "sysdisk").set("bus", "scsi0.0")));
+        }
+        // The chipset's own AHCI controller.
+        DiskBus::Sata => {
+            line.push("-device", with_drive(Opts::new("ide-hd").set("id", "sysdisk").set("bus", "ide.0")));
+        }
+        DiskBus::Nvme => {
+            line.push("-device", with_drive(pci("nvme", "sysdisk", 0x5).set("serial", "rackless-system")));
+        }
+    }
+}
+
+fn monitors_and_console(line: &mut CommandLine, wiring: &Wiring) {
+    match &wiring.plugs {
+        Plugs::Driver { qmp, qmp_people, serial, .. } => {
+            line.push("-chardev", socket("qmp0", qmp));
+            line.push("-mon", Opts::keyed("chardev", "qmp0").set("mode", "control"));
+            line.push("-chardev", socket("qmp1", qmp_people).set("server", "on").set("wait", "off"));
+            line.push("-mon", Opts::keyed("chardev", "qmp1").set("mode", "control"));
+            line.push("-chardev", socket("serial0", serial));
+            line.push("-serial", "chardev:serial0");
+        }
+        Plugs::ByHand => line.push("-serial", "mon:stdio"),
+    }
+}
+
+fn agent(line: &mut CommandLine, spec: &MachineSpec, wiring: &Wiring) {
+    let Some(agent) = &spec.agent else { return };
+    if let Some(disk) = &agent.disk {
+        let drive = Opts::keyed("if", "none").set("id", "agentdisk").set("format", "raw");
+        line.push("-drive", drive.set("readonly", "on").path("file", disk));
+        let device = pci("virtio-blk-pci", "agentblk", 0x6).set("drive", "agentdisk");
+        line.push("-device", device.set("serial", "rackless-agent"));
+    }
+    match (agent.channel, &wiring.plugs) {
+        (Channel::Virtserial, plugs) => {
+            line.push("-device", pci("virtio-serial-pci", "vser0", 0x7));
+            let chardev = match plugs {
+                Plugs::Driver { agent: Some(path), .. } => socket("agent0", path),
+                _ => Opts::new("null").set("id", "agent0"),
+            };
+            line.push("-chardev", chardev);
+            let port = Opts::new("virtserialport").set("bus", "vser0.0").set("nr", 1);
+            line.push("-device", port.set("chardev", "agent0").set("id", "agentport").set("name", AGENT_PORT));
+        }
+        (Channel::Vsock, Plugs::Driver { cid: Some(cid), .. }) => {
+            line.push("-device", pci("vhost-vsock-pci", "vsock0", 0x7).set("guest-cid", cid));
+        }
+        (Channel::VhostUserVsock, Plugs::Driver { agent: Some(path), .. }) => {
+            line.push("-chardev", socket("vsock0", path));
+            line.push("-device", pci("vhost-user-vsock-pci", "vsockdev", 0x7).set("chardev", "vsock0"));
+        }
+        _ => {}
+    }
+}
+
+fn nics(line: &mut CommandLine, spec: &MachineSpec, wiring: &Wiring) {
+    for index in 0..spec.nics.len() + SPARE_PORTS {
+        let port = Opts::new("pcie-root-port").set("id", port_id(index)).set("chassis", index + 1);
+        let port = port.set("bus", "pcie.0").set("addr", format!("{:#x}", FIRST_NIC_SLOT + index));
+        line.push("-device", port);
+    }
+    for (index, nic) in spec.nics.iter().enumerate() {
+        let netdev = match &wiring.plugs {
+            Plugs::Driver { nics, .. } => Opts::new("stream")
+                .set("id", netdev_id(&nic.name))
+                .set("server", "off")
+                .set("addr.type", "unix")
+                .path("addr.path", &nics[index]),
+            Plugs::ByHand => Opts::new("hubport").set("id", netdev_id(&nic.name)).set("hubid", index),
+        };
+        line.push("-netdev", netdev);
+        let device = nic_device(nic, index).into_iter();
+        let device = device.fold(Opts::new("virtio-net-pci"), |opts, (key, value)| opts.set(key, value));
+        line.push("-device", device);
+    }
+}
+
+/// The properties of a NIC, for the command line and for QMP's `device_add` alike.
+pub(crate) fn nic_device(nic: &NicSpec, port: usize) -> Vec<(&'static str, String)> {
+    vec![
+        ("id", nic_id(&nic.name)),
+        ("netdev", netdev_id(&nic.name)),
+        ("mac", nic.mac.clone()),
+        ("bus", port_id(port)),
+        // Without speed and duplex the bonding driver sends no LACPDU.
+        ("speed", "10000".into()),
+        ("duplex", "full".into()),
+        // Room for jumbo frames; what is allowed is the guest's MTU.
+        ("romfile", String::new()),
+    ]
+}
+
+/// The id of a NIC device: QMP's `set_link` and `device_del` take it.
+pub(crate) fn nic_id(name: &str) -> String {
+    format!("nic-{name}")
+}
+
+/// The id of a NIC's back end.
+pub(crate) fn netdev_id(name: &str) -> String {
+    format!("net-{name}")
+}
+
+fn port_id(index: usize) -> String {
+    format!("rp{index}")
+}
+
+fn credentials(line: &mut CommandLine, spec: &MachineSpec) {
+    use base64::Engine as _;
+    for (name, content) in &spec.credentials {
+        let encoded = base64::engine::general_purpose::STANDARD.encode(content);
+        let value = format!("io.systemd.credential.binary:{name}={encoded}");
+        line.push("-smbios", Opts::keyed("type", 11).set("value", value));
+    }
+}
+
+fn pci(model: &str, id: &str, slot: u8) -> Opts {
+    Opts::new(model).set("id", id).set("bus", "pcie.0").set("addr", format!("{slot:#x}"))
+}
+
+fn socket(id: &str, path: &Path) -> Opts {
+    Opts::new("socket").set("id", id).path("path", path)
+}

@@ -1,0 +1,14 @@
+//! QEMU: where it is, what it can do, and its command line.
+
+mod accel;
+mod command_line;
+mod firmware;
+mod opts;
+mod version;
+
+pub use accel::{Accel, Choice, choose as choose_accel};
+pub use command_line::{CommandLine, Plugs, Wiring, command_line};
+pub(crate) use command_line::{SPARE_PORTS, netdev_id, nic_device, nic_id};
+pub use firmware::Firmware;
+pub use opts::Opts;
+pub use version::{MINIMUM, Qemu, Version};

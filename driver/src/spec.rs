@@ -1,0 +1,194 @@
+//! What a machine and a lab are made of, before anything runs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use switch::PortMode;
+
+/// How a machine starts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Boot {
+    /// By UEFI firmware from the disk's ESP, as a board would.
+    Firmware,
+    /// By QEMU's own loader: quicker, and without a boot loader.
+    Direct {
+        /// The kernel, a bzImage or a PVH vmlinux.
+        kernel: PathBuf,
+        /// The initial RAM disk, if the kernel needs one.
+        initrd: Option<PathBuf>,
+        /// The kernel's command line.
+        cmdline: String,
+    },
+}
+
+impl Boot {
+    /// The word for it in names of tests: `firmware` or `direct`.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Firmware => "firmware",
+            Self::Direct { .. } => "direct",
+        }
+    }
+}
+
+/// The bus that the system disk hangs on; the guest names its disk by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskBus {
+    /// `virtio-blk-pci`: `/dev/vda` in a Linux guest.
+    #[default]
+    VirtioBlk,
+    /// `virtio-scsi-pci` with a `scsi-hd`: `/dev/sda`.
+    VirtioScsi,
+    /// An AHCI port of the chipset: `/dev/sda`.
+    Sata,
+    /// An NVMe controller: `/dev/nvme0n1`.
+    Nvme,
+}
+
+impl DiskBus {
+    /// The name that a Linux guest gives to the whole disk on this bus.
+    #[must_use]
+    pub fn guest_device(self) -> &'static str {
+        match self {
+            Self::VirtioBlk => "/dev/vda",
+            Self::VirtioScsi | Self::Sata => "/dev/sda",
+            Self::Nvme => "/dev/nvme0n1",
+        }
+    }
+}
+
+impl fmt::Display for DiskBus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::VirtioBlk => "virtio-blk",
+            Self::VirtioScsi => "virtio-scsi",
+            Self::Sata => "sata",
+            Self::Nvme => "nvme",
+        })
+    }
+}
+
+/// The system disk of a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskSpec {
+    /// The raw image below the overlay. It is never opened for writing.
+    pub image: PathBuf,
+    /// The bus.
+    pub bus: DiskBus,
+    /// The size that the guest sees, in bytes, when it is to be larger than the image.
+    pub grow_to: Option<u64>,
+}
+
+/// A network card, and the switch port that it is plugged into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NicSpec {
+    /// The name within the machine, such as `eth1`. The switch port is `<machine>/<name>`.
+    pub name: String,
+    /// The MAC address, `52:54:00:…`.
+    pub mac: String,
+    /// How the switch's port treats VLAN tags.
+    pub port: PortMode,
+}
+
+/// The way to the agent in the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Channel {
+    /// A named virtserialport: always there, flow-controlled, survives checkpoints.
+    #[default]
+    Virtserial,
+    /// AF_VSOCK through the host's `/dev/vhost-vsock`.
+    Vsock,
+    /// vhost-user-vsock through the `vhost-device-vsock` daemon.
+    VhostUserVsock,
+}
+
+impl fmt::Display for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Virtserial => "virtserialport",
+            Self::Vsock => "vsock",
+            Self::VhostUserVsock => "vhost-user-vsock",
+        })
+    }
+}
+
+/// How the agent gets into the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AgentSpec {
+    /// A disk that holds the agent's binary, attached read-only with the serial `rackless-agent`; `None`
+    /// where the image has the agent inside.
+    pub disk: Option<PathBuf>,
+    /// The transport.
+    pub channel: Channel,
+}
+
+/// A file that the agent writes before a machine counts as ready, at every boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestFile {
+    /// The absolute path in the guest.
+    pub path: String,
+    /// The whole content.
+    pub content: String,
+}
+
+/// One virtual machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineSpec {
+    /// The name: also its hostname, unless [`MachineSpec::hostname`] says otherwise.
+    pub name: String,
+    /// Memory of the guest in MiB.
+    pub memory_mib: u32,
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// How it starts.
+    pub boot: Boot,
+    /// The system disk.
+    pub disk: DiskSpec,
+    /// Network cards, in PCI order.
+    pub nics: Vec<NicSpec>,
+    /// The agent, or `None` for a machine that only has a console.
+    pub agent: Option<AgentSpec>,
+    /// systemd credentials, passed by SMBIOS type 11: name and content.
+    pub credentials: Vec<(String, Vec<u8>)>,
+    /// The hostname that the agent sets; `None` leaves the image's.
+    pub hostname: Option<String>,
+    /// Files that the agent writes at every boot (`/etc/hosts`).
+    pub files: Vec<GuestFile>,
+    /// Addresses by network name, for tests and error texts.
+    pub addresses: BTreeMap<String, IpAddr>,
+}
+
+impl MachineSpec {
+    /// What QEMU itself takes beside the guest's memory under TCG, in MiB (measured: about 350 at most).
+    pub const QEMU_OVERHEAD_MIB: u32 = 256;
+}
+
+/// A whole topology.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LabSpec {
+    /// The name, used for the switch and in messages.
+    pub name: String,
+    /// The machines.
+    pub machines: Vec<MachineSpec>,
+    /// Seed for every random decision of the lab's network.
+    pub seed: u64,
+}
+
+impl LabSpec {
+    /// What the whole lab takes of the host's memory, in MiB.
+    #[must_use]
+    pub fn memory_mib(&self) -> u32 {
+        self.machines.iter().map(|m| m.memory_mib + MachineSpec::QEMU_OVERHEAD_MIB).sum()
+    }
+
+    /// The sum of the virtual CPUs.
+    #[must_use]
+    pub fn vcpus(&self) -> u32 {
+        self.machines.iter().map(|m| m.vcpus).sum()
+    }
+}

@@ -1,0 +1,165 @@
+//! A cluster: the servers and agents of a profile.
+
+use std::net::IpAddr;
+use std::ops::Index;
+use std::time::Duration;
+
+use anyhow::ensure;
+use driver::{Lab, Machine};
+use harness::Testbed;
+use profiles::{Profile, Role};
+
+use crate::rack::{BootMode, Rack};
+
+/// Seconds, for limits: `secs(30)`.
+#[must_use]
+pub fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Some servers and agents of a profile, running.
+pub struct Cluster {
+    profile: Profile,
+    lab: Lab,
+    servers: Vec<String>,
+}
+
+impl Cluster {
+    /// Starts describing a cluster on a profile.
+    pub fn on(profile: Profile) -> ClusterBuilder {
+        ClusterBuilder { profile, servers: 0, agents: 0, boot: BootMode::default() }
+    }
+
+    /// The lab below.
+    #[must_use]
+    pub fn lab(&self) -> &Lab {
+        &self.lab
+    }
+
+    /// The profile that it runs on.
+    #[must_use]
+    pub fn profile(&self) -> &Profile {
+        &self.profile
+    }
+
+    /// The servers, in the order of the profile.
+    pub fn servers(&self) -> impl Iterator<Item = &Machine> {
+        self.lab.machines().iter().filter(|m| self.servers.iter().any(|s| s == m.name()))
+    }
+
+    /// Every ordered pair of machines.
+    pub fn pairs(&self) -> impl Iterator<Item = (&Machine, &Machine)> {
+        let all = self.lab.machines();
+        all.iter().flat_map(move |a| all.iter().filter(|b| b.name() != a.name()).map(move |b| (a, b)))
+    }
+
+    /// A machine's address on a network.
+    ///
+    /// # Errors
+    /// When the profile has no such machine or network.
+    pub fn ip(&self, machine: &str, network: &str) -> anyhow::Result<IpAddr> {
+        Ok(self.profile.address(machine, network)?)
+    }
+
+    /// Waits until every machine has booted and has the addresses that the profile gives it.
+    ///
+    /// # Errors
+    /// When one does not get there.
+    pub async fn wait_ready(&self) -> anyhow::Result<()> {
+        self.lab.wait_ready().await?;
+        let addressed = self.lab.machines().iter().map(|machine| self.wait_addresses(machine));
+        futures::future::try_join_all(addressed).await.map(drop)
+    }
+
+    async fn wait_addresses(&self, machine: &Machine) -> anyhow::Result<()> {
+        for attachment in &self.profile.machine(machine.name())?.attachments {
+            // Permanent and not tentative: usable as a source from now on.
+            let (address, interface) = (attachment.address, &attachment.interface);
+            let check = format!("ip -o addr show dev {interface} -tentative | grep -qw '{address}'");
+            machine.wait_until_succeeds(check).within(secs(30)).await?;
+        }
+        Ok(())
+    }
+
+    /// Pings every machine from every other on a network, all at once.
+    ///
+    /// # Errors
+    /// Names the pairs that don't reach each other.
+    pub async fn ping_all(&self, network: &str) -> anyhow::Result<()> {
+        let pings = self.pairs().map(|(from, to)| async move {
+            let address = self.ip(to.name(), network)?;
+            // The first echo may wait for ARP on a busy host: three, a second apart, and one must come back.
+            let output = from.execute(format!("ping -c3 -i1 -W5 {address}")).within(secs(30)).await?;
+            let reached = output.status.success();
+            anyhow::Ok((!reached).then(|| format!("{} → {} ({address})", from.name(), to.name())))
+        });
+        let unreached: Vec<String> =
+            futures::future::try_join_all(pings).await?.into_iter().flatten().collect();
+        ensure!(unreached.is_empty(), "no answer to ping on {network}: {}", unreached.join(", "));
+        Ok(())
+    }
+}
+
+impl Index<&str> for Cluster {
+    type Output = Machine;
+
+    /// A machine by name.
+    ///
+    /// # Panics
+    /// When there is no such machine in the cluster.
+    fn index(&self, name: &str) -> &Machine {
+        &self.lab[name]
+    }
+}
+
+/// A cluster about to be launched.
+#[must_use = "does nothing until it is launched"]
+pub struct ClusterBuilder {
+    profile: Profile,
+    servers: usize,
+    agents: usize,
+    boot: BootMode,
+}
+
+impl ClusterBuilder {
+    /// How many servers, in the order of the profile.
+    pub fn servers(mut self, count: usize) -> Self {
+        self.servers = count;
+        self
+    }
+
+    /// How many agents.
+    pub fn agents(mut self, count: usize) -> Self {
+        self.agents = count;
+        self
+    }
+
+    /// How the machines start.
+    pub fn boot(mut self, boot: BootMode) -> Self {
+        self.boot = boot;
+        self
+    }
+
+    /// Makes the lab and powers every machine on; [`Cluster::wait_ready`] waits for the boot.
+    ///
+    /// # Errors
+    /// When the profile has fewer machines, or as [`Rack::launch`].
+    pub async fn launch(self, t: &Testbed) -> anyhow::Result<Cluster> {
+        let servers = self.names(Role::Server, self.servers)?;
+        let agents = self.names(Role::Agent, self.agents)?;
+        let names: Vec<&str> = servers.iter().chain(&agents).map(String::as_str).collect();
+        let lab = Rack::of(self.profile.clone(), &names).boot(self.boot).launch(t).await?;
+        Ok(Cluster { profile: self.profile, lab, servers })
+    }
+
+    fn names(&self, role: Role, count: usize) -> anyhow::Result<Vec<String>> {
+        let all: Vec<String> = self.profile.machines_of(role).map(|m| m.name.clone()).collect();
+        ensure!(
+            count <= all.len(),
+            "the profile {} has {} machines with the role {role}, and {count} are asked for",
+            self.profile.name(),
+            all.len()
+        );
+        Ok(all.into_iter().take(count).collect())
+    }
+}

@@ -1,0 +1,14 @@
+//! What a test needs, in one line.
+
+pub use std::process::ExitCode;
+
+pub use anyhow::{Context as _, bail, ensure};
+pub use driver::spec::DiskBus;
+pub use driver::{Fault, Lab, Machine};
+pub use harness::Testbed;
+pub use switch::{Direction, FrameFilter};
+
+pub use crate::{BootMode, Cluster, Etcd, Rack, secs, suite};
+
+/// What a test returns.
+pub type Result<T = ()> = anyhow::Result<T>;

@@ -1,0 +1,243 @@
+//! From a profile and an image to a running lab.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use driver::spec::{AgentSpec, Boot, Channel, DiskBus, DiskSpec, GuestFile, LabSpec, MachineSpec, NicSpec};
+use driver::{Lab, LabOptions};
+use harness::Testbed;
+use images::Image;
+use profiles::Profile;
+use profiles::render;
+use switch::{PortMode, VlanId, VlanSet};
+
+use crate::assets::Assets;
+use crate::subject::{LabSubject, TestSupervisor};
+
+/// Memory of a machine, in MiB, unless the test says otherwise.
+const MEMORY_MIB: u32 = 512;
+
+/// How machines start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BootMode {
+    /// By the kernel and initrd that the image exports: quicker.
+    #[default]
+    Direct,
+    /// By UEFI firmware and the boot loader on the disk: as on a board.
+    Firmware,
+}
+
+impl BootMode {
+    /// The word for it in names of tests.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Firmware => "firmware",
+        }
+    }
+}
+
+/// A topology about to be launched: some machines of a profile, all from one image.
+#[must_use = "does nothing until it is launched"]
+pub struct Rack {
+    profile: Profile,
+    machines: Vec<String>,
+    image: String,
+    boot: BootMode,
+    bus: Option<DiskBus>,
+    memory_mib: u32,
+    vcpus: u32,
+    edit: Vec<Edit>,
+}
+
+type Edit = Box<dyn Fn(&mut LabSpec) + Send + Sync>;
+
+impl Rack {
+    /// Machines of `profile`, from the image `server`.
+    pub fn of(profile: Profile, machines: &[&str]) -> Self {
+        Self {
+            profile,
+            machines: machines.iter().map(|&m| m.to_owned()).collect(),
+            image: "server".to_owned(),
+            boot: BootMode::default(),
+            bus: None,
+            memory_mib: MEMORY_MIB,
+            vcpus: 1,
+            edit: Vec::new(),
+        }
+    }
+
+    /// Starts from another image.
+    pub fn image(mut self, name: &str) -> Self {
+        self.image = name.to_owned();
+        self
+    }
+
+    /// Starts in another way.
+    pub fn boot(mut self, boot: BootMode) -> Self {
+        self.boot = boot;
+        self
+    }
+
+    /// Puts the system disk on another bus than the image asks for.
+    pub fn bus(mut self, bus: DiskBus) -> Self {
+        self.bus = Some(bus);
+        self
+    }
+
+    /// Memory of each machine in MiB.
+    pub fn memory_mib(mut self, memory: u32) -> Self {
+        self.memory_mib = memory;
+        self
+    }
+
+    /// Virtual CPUs of each machine.
+    pub fn vcpus(mut self, vcpus: u32) -> Self {
+        self.vcpus = vcpus;
+        self
+    }
+
+    /// Changes the topology before it is made: another VLAN on a port, another credential.
+    pub fn edit(mut self, edit: impl Fn(&mut LabSpec) + Send + Sync + 'static) -> Self {
+        self.edit.push(Box::new(edit));
+        self
+    }
+
+    /// Makes the lab, hands it to the harness, and powers every machine on. [`Lab::wait_ready`] waits for the boot.
+    ///
+    /// # Errors
+    /// When the image can't be had, the host has not the memory, or a machine does not start.
+    pub async fn launch(self, t: &Testbed) -> anyhow::Result<Lab> {
+        let lab = self.prepare(t).await?;
+        lab.start().await?;
+        Ok(lab)
+    }
+
+    /// The same, for a test of how machines die: the harness tears the lab down, and a death does not end the test.
+    ///
+    /// # Errors
+    /// As [`Rack::launch`].
+    pub async fn launch_unwatched(self, t: &Testbed) -> anyhow::Result<Lab> {
+        let lab = self.make(t).await?;
+        t.attach(Arc::new(LabSubject::unwatched(lab.clone())));
+        lab.start().await?;
+        Ok(lab)
+    }
+
+    /// The same as [`Rack::launch`] without powering anything on.
+    ///
+    /// # Errors
+    /// As [`Rack::launch`].
+    pub async fn prepare(self, t: &Testbed) -> anyhow::Result<Lab> {
+        let lab = self.make(t).await?;
+        t.attach(Arc::new(LabSubject::watched(lab.clone())));
+        Ok(lab)
+    }
+
+    async fn make(self, t: &Testbed) -> anyhow::Result<Lab> {
+        let assets = Assets::get(t).await?;
+        let image = assets.image(t, &self.image).await?;
+        let spec = self.spec(t, &assets, &image)?;
+        // A crowded host may let the test wait here: the deadline stands still.
+        let memory = spec.machines.iter().map(|m| u64::from(m.memory_mib + MachineSpec::QEMU_OVERHEAD_MIB)).sum();
+        t.budget(memory, spec.vcpus()).await?;
+        let supervisor = Arc::new(TestSupervisor::new(t, spec.machines.iter().map(|m| m.name.clone())));
+        let kernel = image.kernel.clone();
+        let choice = assets.accel(t, kernel.as_deref()).await?;
+        t.deadline().scale(f64::from(choice.time_factor()));
+        let options = LabOptions {
+            qemu: assets.qemu.clone(),
+            accel: choice,
+            run: process::RunDir::create(&crate::assets::run_name())?,
+            artifacts: t.artifacts().to_owned(),
+            supervisor,
+        };
+        Ok(Lab::create(spec, options).await?)
+    }
+
+    fn spec(&self, t: &Testbed, assets: &Assets, image: &Image) -> anyhow::Result<LabSpec> {
+        let plan = render::switch_ports(&self.profile);
+        let mut machines = Vec::new();
+        for name in &self.machines {
+            machines.push(self.machine(name, assets, image, &plan)?);
+        }
+        let mut spec = LabSpec { name: self.profile.name().to_owned(), machines, seed: t.seed() };
+        for edit in &self.edit {
+            edit(&mut spec);
+        }
+        Ok(spec)
+    }
+
+    fn machine(
+        &self,
+        name: &str,
+        assets: &Assets,
+        image: &Image,
+        plan: &render::SwitchPlan,
+    ) -> anyhow::Result<MachineSpec> {
+        let machine = self.profile.machine(name)?;
+        let nics = plan.ports_of(name).map(|port| {
+            Ok(NicSpec { name: port.nic.clone(), mac: port.mac.to_string(), port: port_mode(&port.mode)? })
+        });
+        let units = render::networkd(&self.profile, name)?;
+        let addresses = machine.attachments.iter().map(|a| (a.network.clone(), a.address));
+        let channel = assets.channel;
+        let injection = images::injection::Injection {
+            hostname: Some(name.to_owned()),
+            network_units: units,
+            agent_vsock: channel != Channel::Virtserial,
+        };
+        let credentials = images::injection::credentials(&injection)
+            .with_context(|| format!("{name}: the credentials that bring the agent into the guest"))?;
+        Ok(MachineSpec {
+            name: name.to_owned(),
+            memory_mib: self.memory_mib,
+            vcpus: self.vcpus,
+            boot: self.boot_of(image)?,
+            disk: DiskSpec { image: image.disk.clone(), bus: self.bus.unwrap_or(bus(image.bus)), grow_to: None },
+            nics: nics.collect::<anyhow::Result<_>>()?,
+            agent: Some(AgentSpec { disk: Some(assets.agent_disk.clone()), channel }),
+            credentials,
+            hostname: Some(name.to_owned()),
+            files: vec![GuestFile { path: "/etc/hosts".to_owned(), content: render::hosts(&self.profile) }],
+            addresses: addresses.collect(),
+        })
+    }
+
+    fn boot_of(&self, image: &Image) -> anyhow::Result<Boot> {
+        match (self.boot, &image.kernel) {
+            (BootMode::Firmware, _) => Ok(Boot::Firmware),
+            (BootMode::Direct, Some(kernel)) => Ok(Boot::Direct {
+                kernel: kernel.clone(),
+                initrd: image.initrd.clone(),
+                cmdline: image.cmdline.clone(),
+            }),
+            (BootMode::Direct, None) => bail!(
+                "the image {} exports no kernel, so it can't be booted directly: boot it by firmware, or name \
+                 `kernel` and `cmdline` in the TOML beside it",
+                image.name
+            ),
+        }
+    }
+}
+
+fn port_mode(mode: &render::PortMode) -> anyhow::Result<PortMode> {
+    let id = |vlan: u16| VlanId::new(vlan).with_context(|| format!("{vlan} is no VLAN id"));
+    Ok(match mode {
+        render::PortMode::Access { vlan } => PortMode::Access { vlan: id(*vlan)? },
+        render::PortMode::Trunk { allowed, native } => PortMode::Trunk {
+            allowed: allowed.iter().map(|&v| id(v)).collect::<anyhow::Result<VlanSet>>()?,
+            native: native.map(id).transpose()?,
+        },
+    })
+}
+
+fn bus(bus: images::DiskBus) -> DiskBus {
+    match bus {
+        images::DiskBus::VirtioBlk => DiskBus::VirtioBlk,
+        images::DiskBus::VirtioScsi => DiskBus::VirtioScsi,
+        images::DiskBus::Sata => DiskBus::Sata,
+        images::DiskBus::Nvme => DiskBus::Nvme,
+    }
+}

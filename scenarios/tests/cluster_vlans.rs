@@ -1,0 +1,128 @@
+//! A cluster forms over 802.1Q VLANs, and only over matching ones; it survives the loss of a trunk, and not of two.
+
+use scenarios::prelude::*;
+use switch::VlanId;
+
+fn main() -> ExitCode {
+    suite("cluster_vlans")
+        .test("forms", forms)
+        .test("wrong_tag_is_isolated", wrong_tag_is_isolated)
+        .test("heals_after_trunk_loss", heals_after_trunk_loss)
+        .run()
+}
+
+async fn forms(t: &mut Testbed) -> Result {
+    let c = Cluster::on(profiles::vlans()).servers(3).launch(t).await?;
+    t.step("three machines boot", async || c.wait_ready().await).await?;
+    let etcd = t.step("three etcd members become healthy", async || healthy(&c).await).await?;
+    t.step("what one member takes, the others have", async || {
+        etcd.put("server-1", "rackless/forms", "yes").await?;
+        for name in ["server-2", "server-3"] {
+            ensure!(etcd.get(name, "rackless/forms").await? == "yes", "{name} has not what server-1 took");
+        }
+        Ok(())
+    })
+    .await?;
+    t.step("the storage VLAN carries traffic between all pairs", async || c.ping_all("storage").await).await?;
+    t.step("no frame of one VLAN is seen on the other", async || no_leak(&c)).await
+}
+
+async fn wrong_tag_is_isolated(t: &mut Testbed) -> Result {
+    let profile = profiles::vlans().with_vlan_id("server-3", "cluster", 201)?;
+    let c = Cluster::on(profile).servers(3).launch(t).await?;
+    t.step("three machines boot", async || c.wait_ready().await).await?;
+    let etcd = t.step("two members of three form a quorum", async || {
+        let etcd = Etcd::start(&c, "cluster").await?;
+        etcd.wait_healthy_from("server-1", &["server-1", "server-2"]).await?;
+        etcd.wait_put("server-2", "rackless/quorum", "two").await?;
+        Ok(etcd)
+    })
+    .await?;
+    t.step("the third reaches nobody on the cluster VLAN", async || {
+        for other in ["server-1", "server-2"] {
+            let address = c.ip(other, "cluster")?;
+            c["server-3"].fail(format!("ping -c2 -i1 -W2 {address}")).await?;
+        }
+        etcd.refuses_writes("server-3").await
+    })
+    .await?;
+    t.step("the tag is what keeps it out", async || {
+        // It is there and talks: on its other VLAN, and into the wrong one.
+        c["server-3"].succeed(format!("ping -c3 -i1 -W5 {}", c.ip("server-1", "storage")?)).await?;
+        let sent = FrameFilter::new().port("server-3/eth1").direction(Direction::In).tagged(201);
+        let delivered = FrameFilter::new().direction(Direction::Out).tagged(201);
+        ensure!(!c.lab().switch().frames(sent)?.is_empty(), "server-3 sent no frame tagged 201");
+        let leaked = c.lab().switch().frames(delivered)?;
+        ensure!(leaked.is_empty(), "frames tagged 201 left the switch: {}", describe(&leaked));
+        Ok(())
+    })
+    .await
+}
+
+async fn heals_after_trunk_loss(t: &mut Testbed) -> Result {
+    let c = Cluster::on(profiles::vlans()).servers(3).launch(t).await?;
+    t.step("three machines boot", async || c.wait_ready().await).await?;
+    let etcd = t.step("three etcd members become healthy", async || healthy(&c).await).await?;
+    let leader = etcd.leader("server-1").await?;
+    let others: Vec<&str> = c.servers().map(|m| m.name()).filter(|n| *n != leader).collect();
+    let first = t.step(format!("the trunk of the leader {leader} is cut: another leads, and takes a write"), async || {
+        let cut = c[leader.as_str()].cut("eth1").await?;
+        let new = etcd.wait_for_other_leader(others[0], &leader).await?;
+        ensure!(others.contains(&new.as_str()), "{new} leads, and is none of {others:?}");
+        etcd.wait_put(others[0], "rackless/heals", "one cut").await?;
+        Ok(cut)
+    })
+    .await?;
+    let second = t.step(format!("the trunk of {} is cut too: writes are refused", others[0]), async || {
+        let cut = c[others[0]].cut("eth1").await?;
+        for name in &others {
+            etcd.refuses_writes(name).await?;
+        }
+        Ok(cut)
+    })
+    .await?;
+    t.step("both trunks come back: all are healthy, and have what was written", async || {
+        first.heal().await?;
+        second.heal().await?;
+        etcd.wait_healthy().await?;
+        let value = etcd.get(&leader, "rackless/heals").await?;
+        ensure!(value == "one cut", "{leader} has {value:?}, and not what was written while it was cut off");
+        etcd.put(&leader, "rackless/heals", "healed").await
+    })
+    .await
+}
+
+async fn healthy(c: &Cluster) -> Result<Etcd<'_>> {
+    let etcd = Etcd::start(c, "cluster").await?;
+    etcd.wait_healthy().await?;
+    Ok(etcd)
+}
+
+/// Asserts on the capture: each VLAN's tag was used, every frame that left a port had one of the two tags, and no
+/// frame with one tag carries an address of the other's network.
+fn no_leak(c: &Cluster) -> Result {
+    let switch = c.lab().switch();
+    for (network, other) in [("cluster", "storage"), ("storage", "cluster")] {
+        let vlan = c.profile().switch_vlan(network)?;
+        let tagged = FrameFilter::new().direction(Direction::Out).tagged(vlan);
+        ensure!(!switch.frames(tagged.clone())?.is_empty(), "no frame tagged {vlan} left the switch: nothing was tested");
+        for machine in c.lab().machines() {
+            let foreign = switch.frames(tagged.clone().ip(c.ip(machine.name(), other)?))?;
+            ensure!(foreign.is_empty(), "an address of {other} on the VLAN of {network}: {}", describe(&foreign));
+        }
+        // Inside the switch, too, no frame changed its VLAN on the way.
+        let id = VlanId::new(vlan).context("a VLAN id")?;
+        for frame in switch.frames(FrameFilter::new().direction(Direction::Out).vlan(id))? {
+            let tag = frame.summary().and_then(|s| s.tags.first().map(|t| t.vid()));
+            ensure!(tag == Some(vlan), "a frame of VLAN {vlan} left {} with the tag {tag:?}", frame.port);
+        }
+    }
+    let untagged = switch.frames(FrameFilter::new().direction(Direction::Out).untagged())?;
+    ensure!(untagged.is_empty(), "untagged frames left a trunk: {}", describe(&untagged));
+    Ok(())
+}
+
+fn describe(frames: &[switch::CapturedFrame]) -> String {
+    let first = frames.iter().take(3).map(|f| f.to_string());
+    format!("{} frames, such as {}", frames.len(), first.collect::<Vec<_>>().join("; "))
+}

@@ -1,0 +1,98 @@
+//! Two machines on one network: addresses, ping, TCP both ways, jumbo frames, cables and cards.
+
+use driver::spec::NicSpec;
+use scenarios::prelude::*;
+
+fn main() -> ExitCode {
+    suite("two_machines").test("network", network).run()
+}
+
+async fn network(t: &mut Testbed) -> Result {
+    let c = Cluster::on(profiles::simple()).servers(2).launch(t).await?;
+    t.step("both boot and have their addresses", async || c.wait_ready().await).await?;
+    t.step("ping both ways", async || c.ping_all("cluster").await).await?;
+    for (from, to) in [("server-1", "server-2"), ("server-2", "server-1")] {
+        t.step(format!("TCP from {from} to {to}"), async || tcp(&c, from, to).await).await?;
+    }
+    t.step("jumbo frames pass whole", async || jumbo(&c).await).await?;
+    t.step("a cut cable is no carrier, and a healed one carries", async || cable(&c).await).await?;
+    t.step("a partition drops frames, and the carrier stays", async || partition(&c).await).await?;
+    t.step("a card is plugged in and out", async || card(&c).await).await?;
+    t.step("files both ways", async || files(t, &c).await).await?;
+    t.step("the screen can be seen", async || {
+        let picture = c["server-1"].screenshot("two-machines").await?;
+        let bytes = fs_err::read(&picture)?;
+        ensure!(bytes.starts_with(b"\x89PNG"), "{} is no PNG", picture.display());
+        Ok(())
+    })
+    .await
+}
+
+/// Sends a file that is checked by its digest, so that a connection that carries half of it fails.
+async fn tcp(c: &Cluster, from: &str, to: &str) -> Result {
+    let address = c.ip(to, "cluster")?;
+    c[from].succeed("head -c 5000000 /dev/urandom > /tmp/sent").await?;
+    c[to].succeed("rm -f /tmp/received; systemd-run --unit=receive --collect sh -c 'socat -u TCP-LISTEN:7000 CREATE:/tmp/received'").await?;
+    // Not by connecting: the one connection that it takes is the one under test.
+    c[to].wait_until_succeeds("ss -Hltn sport = :7000 | grep -q LISTEN").await?;
+    c[from].succeed(format!("socat -u OPEN:/tmp/sent TCP:{address}:7000")).await?;
+    let sent = c[from].succeed("sha256sum < /tmp/sent").await?;
+    c[to].wait_until_succeeds(format!("test \"$(sha256sum < /tmp/received)\" = '{}'", sent.trim())).await?;
+    Ok(())
+}
+
+async fn jumbo(c: &Cluster) -> Result {
+    for machine in c.servers() {
+        machine.succeed("ip link set dev eth1 mtu 9000").await?;
+    }
+    let address = c.ip("server-2", "cluster")?;
+    // 9000 bytes less the headers of IP and ICMP, not to be fragmented.
+    c["server-1"].succeed(format!("ping -c3 -i1 -W5 -M do -s 8972 {address}")).await?;
+    for machine in c.servers() {
+        machine.succeed("ip link set dev eth1 mtu 1500").await?;
+    }
+    Ok(())
+}
+
+async fn cable(c: &Cluster) -> Result {
+    let address = c.ip("server-2", "cluster")?;
+    let cut = c["server-2"].cut("eth1").await?;
+    c["server-2"].wait_until_succeeds("grep -qx 0 /sys/class/net/eth1/carrier").await?;
+    c["server-1"].fail(format!("ping -c2 -i1 -W1 {address}")).await?;
+    cut.heal().await?;
+    c["server-2"].wait_until_succeeds("grep -qx 1 /sys/class/net/eth1/carrier").await?;
+    c["server-1"].wait_until_succeeds(format!("ping -c1 -W2 {address}")).await?;
+    Ok(())
+}
+
+async fn partition(c: &Cluster) -> Result {
+    let address = c.ip("server-2", "cluster")?;
+    let apart = c.lab().partition(&["server-1"], &["server-2"])?;
+    c["server-1"].fail(format!("ping -c2 -i1 -W1 {address}")).await?;
+    c["server-2"].succeed("grep -qx 1 /sys/class/net/eth1/carrier").await?;
+    apart.heal().await?;
+    c["server-1"].wait_until_succeeds(format!("ping -c1 -W2 {address}")).await?;
+    Ok(())
+}
+
+async fn card(c: &Cluster) -> Result {
+    let mac = "52:54:00:99:00:01";
+    let port = c["server-1"].spec().nics[0].port.clone();
+    c["server-1"].plug(NicSpec { name: "eth9".to_owned(), mac: mac.to_owned(), port }).await?;
+    c["server-1"].wait_until_succeeds(format!("ip -o link | grep -q {mac}")).await?;
+    c["server-1"].unplug("eth9").await?;
+    c["server-1"].wait_until_fails(format!("ip -o link | grep -q {mac}")).await?;
+    Ok(())
+}
+
+async fn files(t: &Testbed, c: &Cluster) -> Result {
+    let folder = tempfile::tempdir_in(t.artifacts())?;
+    let (sent, back) = (folder.path().join("sent"), folder.path().join("back"));
+    let content: Vec<u8> = (0..3_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    fs_err::write(&sent, &content)?;
+    c["server-1"].copy_to(&sent, "/var/tmp/sent").mode(0o640).await?;
+    ensure!(c["server-1"].succeed("stat -c %a /var/tmp/sent").await?.trim() == "640", "another mode");
+    c["server-1"].copy_from("/var/tmp/sent", &back).await?;
+    ensure!(fs_err::read(&back)? == content, "the file came back changed");
+    Ok(())
+}
