@@ -239,6 +239,19 @@ fn an_untagged_network_below_a_jumbo_vlan() {
 }
 
 #[test]
+fn a_bad_vlan_id_is_no_sign_of_an_untagged_network() {
+    let text = GOOD
+        .replace("\"eth3\"", "\"bond0\"")
+        .replace(", \"bond0\"]", "]")
+        .replace("vlan = 200", "vlan = 5000")
+        .replace("role = \"agent\"", "role = \"agent\"\nvlans = { cluster = 7 }");
+    assert_eq!(
+        problems(&text),
+        "rack.toml:9: networks.cluster.vlan: VLAN id 5000 is out of range; expected 1 to 4094"
+    );
+}
+
+#[test]
 fn own_vlan_ids_that_clash() {
     let tagged = GOOD.replace("interface = \"eth3\"", "interface = \"eth3\"\nvlan = 100");
     let own = |vlans: &str| {

@@ -34,6 +34,8 @@ pub(super) enum BondModeDraft {
 pub(super) struct NetworkDraft {
     pub(super) name: At<String>,
     pub(super) subnet: Option<At<IpNet>>,
+    /// Whether it has a VLAN id, be it a bad one.
+    pub(super) tagged: bool,
     pub(super) vlan: Option<At<u16>>,
     pub(super) interface: Option<At<String>>,
     pub(super) mtu: At<u16>,
@@ -182,11 +184,12 @@ fn read_bond(name: At<String>, section: &Section<'_>, report: &mut Report) -> Bo
 
 fn read_network(name: At<String>, section: &Section<'_>, report: &mut Report) -> NetworkDraft {
     section.only(report, &["subnet", "vlan", "interface", "mtu", "gateway", "dhcp"]);
-    let vlan = section.get(report, "vlan").and_then(|n| vlan_id(&n, report));
+    let vlan = section.get(report, "vlan");
     let mtu = number(section, report, "mtu", 1280, 9216);
     NetworkDraft {
         subnet: section.need(report, "subnet", SUBNET).and_then(|n| subnet(&n, report)),
-        vlan,
+        tagged: vlan.is_some(),
+        vlan: vlan.and_then(|n| vlan_id(&n, report)),
         interface: section
             .need(report, "interface", "the NIC or bond that carries the network")
             .and_then(|n| n.string(report, "a NIC's or bond's name as a string")),

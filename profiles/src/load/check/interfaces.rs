@@ -88,7 +88,7 @@ fn networks(draft: &Draft, nics: &[String], taken: &HashMap<String, At<String>>,
                 Kind::UnknownInterface { found: interface.value.clone(), known: known.clone() },
             );
         }
-        if network.vlan.is_some() {
+        if network.tagged {
             continue;
         }
         if let Some((_, first)) = untagged.get(interface.value.as_str()) {
@@ -97,7 +97,7 @@ fn networks(draft: &Draft, nics: &[String], taken: &HashMap<String, At<String>>,
             untagged.insert(&interface.value, (network, interface));
         }
     }
-    for tagged in draft.networks.iter().filter(|network| network.vlan.is_some()) {
+    for tagged in draft.networks.iter().filter(|network| network.tagged) {
         let Some(interface) = &tagged.interface else { continue };
         let Some((below, _)) = untagged.get(interface.value.as_str()) else { continue };
         if tagged.mtu.value > below.mtu.value {

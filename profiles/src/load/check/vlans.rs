@@ -42,7 +42,7 @@ fn overrides(draft: &Draft, machine: &MachineDraft, report: &mut Report) {
             report.add(name, Kind::UnknownNetwork { found: name.value.clone(), known });
             continue;
         };
-        if network.vlan.is_none() {
+        if !network.tagged {
             report.add(name, Kind::Untagged { network: name.value.clone() });
             continue;
         }
