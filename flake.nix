@@ -1,6 +1,6 @@
 # The development shell: what `cargo xtask setup` would install, for hosts that are neither Debian nor Ubuntu.
-# Not evaluated yet: no nixpkgs was at hand where this was written. The package names are to the best of our
-# knowledge.
+# Evaluated against a stand-in for nixpkgs only, none was at hand where this was written: its shape is right, its
+# package names are to the best of our knowledge. Debian's keyring is looked for in /usr/share/keyrings.
 {
   description = "Rackless: whole racks of machines for a test";
 

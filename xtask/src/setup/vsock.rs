@@ -21,7 +21,10 @@ fn tools() -> Result<PathBuf> {
 pub(crate) fn wanted_and_missing() -> Result<bool> {
     let wanted = std::env::var("RACKLESS_CHANNEL").is_ok_and(|channel| channel == "vsock");
     let told = std::env::var_os("RACKLESS_VHOST_VSOCK").is_some_and(|path| !path.is_empty());
-    Ok(wanted && !told && !tools()?.join("bin").join(PROGRAM).is_file() && workspace::program(PROGRAM).is_none())
+    Ok(wanted
+        && !told
+        && !tools()?.join("bin").join(PROGRAM).is_file()
+        && workspace::program(PROGRAM).is_none())
 }
 
 /// Builds it into the cache.
