@@ -61,9 +61,8 @@ impl fmt::Display for CapturedFrame {
             Direction::Out => "out",
         };
         write!(f, "{:.6} {} {direction} ", self.at.as_secs_f64(), self.port_name)?;
-        match self.vlan {
-            Some(vlan) => write!(f, "(VLAN {vlan}) ")?,
-            None => f.write_str("(no VLAN) ")?,
+        if let Some(vlan) = self.vlan {
+            write!(f, "(VLAN {vlan}) ")?;
         }
         match self.summary() {
             Some(summary) => summary.fmt(f)?,
