@@ -217,6 +217,11 @@ impl Console {
         Findings { progress: self.shared().progress.subscribe(), shared: self.shared().clone(), next: 0 }
     }
 
+    /// Changes whenever something came and the logs have it.
+    pub(crate) fn progress(&self) -> watch::Receiver<(u64, bool)> {
+        self.shared().progress.subscribe()
+    }
+
     /// Whether the other end has closed it.
     pub fn is_closed(&self) -> bool {
         self.shared().progress.borrow().1
@@ -293,9 +298,11 @@ impl Shared {
         let mut transcript = self.transcript();
         let lines = transcript.feed(bytes, self.age());
         self.reach(transcript.stage());
-        drop(transcript);
-        self.progress.send_modify(|(count, _)| *count += 1);
         lines
+    }
+
+    fn came(&self) {
+        self.progress.send_modify(|(count, _)| *count += 1);
     }
 
     fn end(&self) {
@@ -311,6 +318,8 @@ async fn read<S: AsyncRead>(shared: Arc<Shared>, mut reader: ReadHalf<S>, mut lo
             Ok(count) => {
                 logs.raw(&chunk[..count]);
                 logs.lines(&shared.feed(&chunk[..count]));
+                // After the logs, so that whoever is woken finds in them what woke it.
+                shared.came();
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
