@@ -109,8 +109,7 @@ impl Lab {
         let scratch = artifacts.join("scratch");
         fs_err::create_dir_all(&scratch).map_err(Error::file("making", &scratch))?;
         run.own(&scratch).map_err(|source| Error::Run { source })?;
-        let switch_options = SwitchOptions { seed: spec.seed, ..SwitchOptions::new(&spec.name, run.path()) };
-        let switch = Switch::start(switch_options)?;
+        let switch = Switch::start(SwitchOptions::new(&spec.name, run.path()))?;
         switch.capture_to(&net.join(format!("{}.pcapng", spec.name)), &switch::FrameFilter::new())?;
         let context = Arc::new(Context { qemu, accel, firmware, artifacts, scratch, supervisor, switch, run });
         let mut machines = Vec::new();

@@ -12,19 +12,43 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 ///
 /// At least one attempt is made. The pauses start at 10 ms and grow to half a second.
 pub async fn poll_until<T>(limit: Duration, mut attempt: impl AsyncFnMut() -> Option<T>) -> Option<T> {
-    let end = Instant::now() + limit;
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = Backoff::new(limit);
     loop {
         if let Some(found) = attempt().await {
             return Some(found);
         }
-        let left = end.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if !backoff.pause().await {
             return None;
         }
+    }
+}
+
+/// The pauses of [`poll_until`], for loops whose future must be `Send`.
+pub(crate) struct Backoff {
+    end: Instant,
+    next: Duration,
+}
+
+impl Backoff {
+    pub(crate) fn new(limit: Duration) -> Self {
+        Self { end: Instant::now() + limit, next: FIRST_PAUSE }
+    }
+
+    /// What is left of the limit.
+    pub(crate) fn left(&self) -> Duration {
+        self.end.saturating_duration_since(Instant::now())
+    }
+
+    /// Waits before the next attempt; `false` once the limit has passed.
+    pub(crate) async fn pause(&mut self) -> bool {
+        let left = self.left();
+        if left.is_zero() {
+            return false;
+        }
         #[expect(clippy::disallowed_methods, reason = "the one blessed sleep: between two attempts")]
-        tokio::time::sleep(pause.min(left)).await;
-        pause = pause.mul_f32(1.5).min(LONGEST_PAUSE);
+        tokio::time::sleep(self.next.min(left)).await;
+        self.next = self.next.mul_f32(1.5).min(LONGEST_PAUSE);
+        true
     }
 }
 

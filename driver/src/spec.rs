@@ -175,8 +175,6 @@ pub struct LabSpec {
     pub name: String,
     /// The machines.
     pub machines: Vec<MachineSpec>,
-    /// Seed for every random decision of the lab's network.
-    pub seed: u64,
 }
 
 impl LabSpec {

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 
@@ -126,7 +126,10 @@ async fn console(machine: &Machine, mut stream: BufReader<UnixStream>) -> io::Re
         Ok(console) => console,
         Err(error) => return answer(&mut stream, &Answer::Error { message: error.to_string() }).await,
     };
-    let mut raw = console.raw();
+    // The bytes as they came are in a file; what is shown begins at its end.
+    let mut raw = tokio::fs::File::open(machine.artifacts().join("console.raw")).await?;
+    raw.seek(io::SeekFrom::End(0)).await?;
+    let mut progress = console.progress();
     answer(&mut stream, &Answer::Ok).await?;
     let (mut from, mut to) = tokio::io::split(stream);
     let typed = async {
@@ -136,16 +139,16 @@ async fn console(machine: &Machine, mut stream: BufReader<UnixStream>) -> io::Re
             if count == 0 {
                 return io::Result::Ok(());
             }
-            console.send(&bytes[..count]).await.map_err(io::Error::other)?;
+            console.send(&bytes[..count]).map_err(io::Error::other)?;
         }
     };
     let shown = async {
+        let mut bytes = [0; 16 * 1024];
         loop {
-            match raw.recv().await {
-                Ok(bytes) => to.write_all(&bytes).await?,
-                // A client that reads slower than a serial line misses some; the log has all.
-                Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => {}
-                Err(tokio::sync::broadcast::error::RecvError::Closed) => return io::Result::Ok(()),
+            progress.borrow_and_update();
+            match raw.read(&mut bytes).await? {
+                0 if progress.changed().await.is_err() => return io::Result::Ok(()),
+                count => to.write_all(&bytes[..count]).await?,
             }
         }
     };

@@ -161,11 +161,7 @@ impl Guest {
         let mut content = Vec::new();
         let work = async {
             meta(&mut operation).await?;
-            receive(&mut operation, async |chunk| {
-                content.extend_from_slice(&chunk);
-                true
-            })
-            .await
+            receive(&mut operation, Destination::Memory(&mut content)).await
         };
         match tokio::time::timeout(limit, work).await {
             Ok(done) => done.map(|_| content),
@@ -201,8 +197,7 @@ impl Guest {
                 true => unpack(chunks, &target),
                 false => write_file(chunks, &target, meta.mode),
             });
-            let received =
-                receive(&mut operation, async |chunk| sender.send(Part::Data(chunk)).await.is_ok()).await;
+            let received = receive(&mut operation, Destination::Thread(&sender)).await;
             if received.is_ok() {
                 let _ = sender.send(Part::Complete).await;
             }
@@ -285,17 +280,36 @@ async fn send(operation: &mut Operation, mut chunks: Chunks, from: &Path) -> Res
     }
 }
 
-/// Takes chunks to the end and compares length and digest with the agent's. `take` says false to stop.
+/// Where received chunks go.
+enum Destination<'a> {
+    Memory(&'a mut Vec<u8>),
+    Thread(&'a mpsc::Sender<Part>),
+}
+
+impl Destination<'_> {
+    /// False if no more is taken.
+    async fn take(&mut self, chunk: Vec<u8>) -> bool {
+        match self {
+            Self::Memory(content) => {
+                content.extend_from_slice(&chunk);
+                true
+            }
+            Self::Thread(sender) => sender.send(Part::Data(chunk)).await.is_ok(),
+        }
+    }
+}
+
+/// Takes chunks to the end and compares length and digest with the agent's.
 async fn receive(
     operation: &mut Operation,
-    mut take: impl AsyncFnMut(Vec<u8>) -> bool,
+    mut destination: Destination<'_>,
 ) -> Result<(u64, [u8; 32]), GuestError> {
     let (mut hasher, mut bytes) = (blake3::Hasher::new(), 0);
     if let Some(mut out) = operation.call.out.take() {
         while let Some(chunk) = out.next().await.map_err(|lost| operation.lost(lost))? {
             hasher.update(&chunk);
             bytes += chunk.len() as u64;
-            if !take(chunk).await {
+            if !destination.take(chunk).await {
                 let source = io::ErrorKind::WriteZero.into();
                 let (machine, operation) = (operation.machine.clone(), operation.operation.clone());
                 return Err(GuestError::HostFile { machine, operation, path: PathBuf::new(), source });

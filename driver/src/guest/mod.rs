@@ -11,6 +11,7 @@ mod files;
 mod link;
 mod listener;
 mod session;
+pub mod suite;
 mod system;
 mod transport;
 mod vsock;

@@ -70,7 +70,7 @@ impl Machine {
                 "SHUTDOWN" if event.data["guest"].as_bool() == Some(true) => {
                     self.die(instance, Cause::UnexpectedShutdown { reason: reason() });
                 }
-                "RESET" if event.data["guest"].as_bool() == Some(true) && !instance.is_expected_to_reset() => {
+                "RESET" if event.data["guest"].as_bool() == Some(true) && !instance.take_expected_reset() => {
                     self.die(instance, Cause::UnexpectedReset { reason: reason() });
                 }
                 "VSERPORT_CHANGE" if event.data["open"].as_bool() == Some(false) => self.agent_left(instance).await,
@@ -130,7 +130,15 @@ impl Machine {
             let operation = operation.to_owned();
             move |source| self.guest_error(operation, source)
         };
-        let guest = Guest::connect(transport, options).await.map_err(failed("greeting the agent"))?;
+        let limit = options.limit;
+        let earlier = instance.known_guest();
+        let guest = match earlier {
+            // After a reboot of the guest, so that handles which a test still holds go on working.
+            Some(guest) => guest.reconnect(limit).await.map(|_| guest),
+            None => Guest::connect(transport, options).await,
+        };
+        let guest = guest.map_err(failed("greeting the agent"))?;
+        instance.know_guest(&guest);
         self.set_up(&guest).await?;
         instance.console.set_stage(Stage::Agent);
         instance.guest.send_replace(Some(guest.clone()));

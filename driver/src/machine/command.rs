@@ -11,11 +11,14 @@ use super::{Machine, Timer};
 use crate::Error;
 use crate::error::last_lines;
 use crate::guest::{Exec, Output};
+use crate::poll::Backoff;
 
 /// What one command may take, before scaling.
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long a condition is waited for, before scaling.
 const WAIT_LIMIT: Duration = Duration::from_secs(60);
+/// An attempt at the very end of the limit still gets this long.
+const SHORTEST_ATTEMPT: Duration = Duration::from_millis(100);
 /// How many lines of output an error carries, of each stream.
 const EVIDENCE_LINES: usize = 10;
 
@@ -131,45 +134,42 @@ impl<'m, Verb> Command<'m, Verb> {
         let limit = machine.limit(self.limit);
         let mut attempts = 0;
         let mut last = None;
-        let found = crate::poll::poll_until(limit, async || {
+        let mut backoff = Backoff::new(limit);
+        let output = loop {
             attempts += 1;
-            let left = limit.saturating_sub(timer.elapsed()).max(Duration::from_millis(100));
-            let guest = match machine.guest().await {
-                Ok(guest) => guest,
-                Err(error) => return Some(Err(error)),
-            };
-            match machine.until_death(guest.run(self.exec.clone(), left)).await {
-                Err(died) => Some(Err(died)),
-                Ok(Ok(output)) if output.status.success() == wanted => Some(Ok(output)),
-                Ok(Ok(output)) => {
-                    last = Some(output);
-                    None
-                }
+            let left = backoff.left().max(SHORTEST_ATTEMPT);
+            let guest = machine.guest().await?;
+            match machine.until_death(guest.run(self.exec.clone(), left)).await? {
+                Ok(output) if output.status.success() == wanted => break output,
+                Ok(output) => last = Some(output),
                 // An attempt that was cut off by the limit is one that did not come true.
-                Ok(Err(error)) if error.is_timeout() => None,
-                Ok(Err(error)) => Some(Err(machine.guest_error(format!("running `{}`", self.shown), error))),
+                Err(error) if error.is_timeout() => {}
+                Err(error) => return Err(machine.guest_error(format!("running `{}`", self.shown), error)),
             }
-        })
-        .await;
-        let output = found.unwrap_or_else(|| {
-            let mut evidence = Vec::new();
-            if let Some(last) = &last {
-                evidence.push(last.status.to_string());
-                evidence.extend(last_lines(&last.stdout, EVIDENCE_LINES));
-                evidence.extend(last_lines(&last.stderr, EVIDENCE_LINES));
+            if !backoff.pause().await {
+                return Err(self.not_so(wanted, attempts, timer.elapsed(), last.as_ref()));
             }
-            Err(Error::Condition {
-                machine: machine.name().to_owned(),
-                operation: format!("`{}` {}", self.shown, if wanted { "succeeds" } else { "fails" }),
-                elapsed: timer.elapsed(),
-                attempts,
-                last: evidence,
-                artifacts: machine.artifacts().to_owned(),
-            })
-        })?;
+        };
         let data = serde_json::json!({ "command": self.shown, "attempts": attempts, "ms": timer.elapsed().as_millis() });
         machine.event("command", self.shown.clone(), data);
         Ok(output)
+    }
+
+    fn not_so(&self, wanted: bool, attempts: u64, elapsed: Duration, last: Option<&Output>) -> Error {
+        let mut evidence = Vec::new();
+        if let Some(last) = last {
+            evidence.push(last.status.to_string());
+            evidence.extend(last_lines(&last.stdout, EVIDENCE_LINES));
+            evidence.extend(last_lines(&last.stderr, EVIDENCE_LINES));
+        }
+        Error::Condition {
+            machine: self.machine.name().to_owned(),
+            operation: format!("`{}` {}", self.shown, if wanted { "succeeds" } else { "fails" }),
+            elapsed,
+            attempts,
+            last: evidence,
+            artifacts: self.machine.artifacts().to_owned(),
+        }
     }
 
     fn text(output: Output) -> String {

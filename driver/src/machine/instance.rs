@@ -1,7 +1,7 @@
 //! A machine between power-on and power-off: QEMU and what hangs on it.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -30,15 +30,27 @@ pub(super) struct Instance {
     /// How the agent is reached.
     pub(super) transport: Option<Arc<dyn Transport>>,
     /// The vhost-user-vsock daemon, which must live as long as QEMU.
-    pub(super) vsock_daemon: Option<Child>,
+    _vsock_daemon: Option<Child>,
     pub(super) started: Instant,
     /// Ends the tasks that watch this instance.
     pub(super) over: CancellationToken,
+    /// The channel of an earlier boot of this instance.
+    known: OnceLock<Guest>,
     expected_to_end: AtomicBool,
     expected_to_reset: AtomicBool,
 }
 
 impl Instance {
+    /// The channel of an earlier boot, to be opened again.
+    pub(super) fn known_guest(&self) -> Option<Guest> {
+        self.known.get().cloned()
+    }
+
+    /// Keeps the channel for the next boot.
+    pub(super) fn know_guest(&self, guest: &Guest) {
+        let _ = self.known.set(guest.clone());
+    }
+
     /// From now on the end of QEMU is no death.
     pub(super) fn expect_end(&self) {
         self.expected_to_end.store(true, Ordering::SeqCst);
@@ -55,6 +67,11 @@ impl Instance {
 
     pub(super) fn is_expected_to_reset(&self) -> bool {
         self.expected_to_reset.load(Ordering::SeqCst)
+    }
+
+    /// Whether this reset was asked for; the next one needs to be asked for again.
+    pub(super) fn take_expected_reset(&self) -> bool {
+        self.expected_to_reset.swap(false, Ordering::SeqCst)
     }
 }
 
@@ -117,9 +134,10 @@ pub(super) async fn power_on(machine: &Machine) -> Result<Instance, Error> {
         console,
         guest: watch::Sender::new(None),
         transport: way.transport,
-        vsock_daemon: way.daemon,
+        _vsock_daemon: way.daemon,
         started,
         over: CancellationToken::new(),
+        known: OnceLock::new(),
         expected_to_end: AtomicBool::new(false),
         expected_to_reset: AtomicBool::new(false),
     })

@@ -187,8 +187,7 @@ impl Machine {
         let limit = self.limit(boot::LIMIT);
         let ready = async {
             let mut guest = instance.guest.subscribe();
-            let found = guest.wait_for(Option::is_some).await.ok()?.clone();
-            found
+            guest.wait_for(Option::is_some).await.ok().and_then(|guest| guest.clone())
         };
         match self.until_death(tokio::time::timeout(limit, ready)).await? {
             Ok(Some(guest)) => Ok(guest),
@@ -200,13 +199,11 @@ impl Machine {
     /// Resolves when the machine dies without being asked to.
     pub async fn died(&self) -> Died {
         let mut death = self.inner.death.subscribe();
-        match death.wait_for(Option::is_some).await {
-            Ok(died) => match died.clone() {
-                Some(died) => died,
-                None => std::future::pending().await,
-            },
-            // The sender lives in `self`.
-            Err(_) => std::future::pending().await,
+        let died = death.wait_for(Option::is_some).await.ok().and_then(|died| died.clone());
+        match died {
+            Some(died) => died,
+            // The sender lives in `self`, so this is never reached.
+            None => std::future::pending().await,
         }
     }
 

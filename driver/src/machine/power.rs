@@ -183,8 +183,8 @@ impl Reboot<'_> {
             };
             let limit = machine.limit(self.limit);
             let was_reset = machine.until_death(tokio::time::timeout(limit, reset)).await?;
-            instance.expect_reset(false);
             if !matches!(was_reset, Ok(true)) {
+                instance.expect_reset(false);
                 return Err(Error::Condition {
                     machine: machine.name().to_owned(),
                     operation: "a guest that was asked to reboot resets its machine".to_owned(),

@@ -159,7 +159,8 @@ fn disk(line: &mut CommandLine, spec: &MachineSpec, overlay: &Path) {
     // The overlay dies with the test: what matters is that a killed QEMU keeps what the guest wrote, and the
     // host's page cache does.
     line.push("-drive", drive.set("cache", "unsafe").set("discard", "unmap").path("file", overlay));
-    let with_drive = |opts: Opts| opts.set("drive", "disk0").set("bootindex", 0);
+    // 0 is the kernel's that QEMU loads itself.
+    let with_drive = |opts: Opts| opts.set("drive", "disk0").set("bootindex", 1);
     match spec.disk.bus {
         DiskBus::VirtioBlk => line.push("-device", with_drive(pci("virtio-blk-pci", "sysdisk", 0x5))),
         DiskBus::VirtioScsi => {
