@@ -64,7 +64,8 @@ fn record(info: &PanicHookInfo<'_>) -> PanicRecord {
     }
 }
 
-/// The frames between the panic machinery and the harness: those that a test's author wrote or called.
+/// The frames that a test's author wrote or called: from the panic machinery on to where the harness catches panics,
+/// without those of the standard library and of registries.
 fn own_frames(backtrace: &str) -> String {
     let mut frames: Vec<Vec<&str>> = Vec::new();
     for line in backtrace.lines() {
@@ -75,23 +76,18 @@ fn own_frames(backtrace: &str) -> String {
             _ => frames.push(vec![line]),
         }
     }
-    let names = |frame: &[&str], parts: &[&str]| parts.iter().any(|part| frame[0].contains(part));
-    let first = frames.iter().rposition(|frame| {
-        names(
-            frame,
-            &[
-                "rust_begin_unwind",
-                "core::panicking::",
-                "std::panicking::begin_panic",
-                "core::result::unwrap_failed",
-                "core::option::",
-            ],
-        )
-    });
+    let first = frames.iter().position(|frame| frame[0].contains("rust_begin_unwind"));
     let rest = &frames[first.map_or(0, |at| at + 1)..];
-    let end = rest.iter().position(|frame| names(frame, &["harness::suite::", "harness::runner::"]));
-    let own = &rest[..end.unwrap_or(rest.len())];
-    let shown = if own.is_empty() { &frames[..] } else { own };
+    let own: Vec<_> = rest
+        .iter()
+        .take_while(|frame| !frame[0].contains("catch_unwind"))
+        .filter(|frame| {
+            let place = frame.get(1).copied().unwrap_or("/rustc/");
+            !["/rustc/", "/registry/src/"].iter().any(|foreign| place.contains(foreign))
+        })
+        .collect();
+    // Without line tables nothing can be told apart.
+    let shown = if own.is_empty() { rest.iter().collect() } else { own };
     shown.iter().map(|frame| frame.join("\n")).collect::<Vec<_>>().join("\n")
 }
 
@@ -101,9 +97,10 @@ mod tests {
 
     #[test]
     fn only_the_tests_own_frames_are_shown() {
-        let text = "   0: std::backtrace::capture\n   1: rust_begin_unwind\n             at lib.rs:1:2\n   \
-                    2: core::panicking::panic_fmt\n   3: cluster::forms\n             at cluster.rs:7:5\n   \
-                    4: harness::runner::race\n   5: main";
+        let text = "   0: harness::panics::record\n             at ./src/panics.rs:1:2\n   1: rust_begin_unwind\n   \
+                    2: core::panicking::panic_fmt\n             at /rustc/1/core/src/panicking.rs:80:14\n   \
+                    3: cluster::forms\n             at cluster.rs:7:5\n   4: <F as CatchUnwind>::catch_unwind\n   \
+                    5: main\n             at main.rs:1:1";
         assert_eq!(own_frames(text), "   3: cluster::forms\n             at cluster.rs:7:5");
         assert_eq!(own_frames("garbage"), "garbage");
     }

@@ -52,7 +52,7 @@ pub struct Settings {
     )]
     pub keep_vms: Keep,
 
-    /// Use this disk for the image NAME (also RACKLESS_IMAGE_<NAME>=PATH); may be given several times
+    /// Use this disk for the image NAME (or set RACKLESS_IMAGE_NAME, in capitals); may be given several times
     #[arg(long = "image", value_name = "NAME=PATH", value_parser = image)]
     pub(crate) images: Vec<(String, PathBuf)>,
 
