@@ -95,6 +95,8 @@ pub enum Cause {
     Death,
     /// The body was fine, but something could not be torn down.
     Lingering,
+    /// The test passed, but its result could not be written.
+    Unwritten,
     /// The test blocked its thread, and the watchdog ended it.
     Wedged,
 }

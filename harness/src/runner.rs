@@ -139,7 +139,7 @@ async fn race(
     };
     // The test's locals go now, as they do after an error; a panic among them is recorded by the hook.
     let _ = std::panic::catch_unwind(AssertUnwindSafe(move || drop(running)));
-    let noticed_first = matches!(end, End::Error(_) | End::Panic);
+    let noticed_first = matches!(end, End::Error(_) | End::Panic) && !context.subjects().is_empty();
     let patience = if noticed_first { DEATH_GRACE } else { Duration::ZERO };
     match end {
         End::Signal(_) | End::Death(_) => end,

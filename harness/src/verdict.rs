@@ -38,7 +38,7 @@ pub(crate) fn conclude(context: &Context, failure: Option<Failure>) -> Verdict {
         let text = format!("{:#}", anyhow::Error::new(error));
         match &mut result.failure {
             Some(failure) => failure.besides.push(text),
-            None => result.failure = Some(Failure::bare(Class::Infra, Cause::Lingering, vec![text])),
+            None => result.failure = Some(Failure::bare(Class::Infra, Cause::Unwritten, vec![text])),
         }
     }
     context.display.close_test(&context.mark.test);

@@ -26,6 +26,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("logs_are_routed", logs_are_routed),
     ("no_place_for_artefacts", no_place_for_artefacts),
     ("a_full_disk_is_infra", a_full_disk_is_infra),
+    ("no_result_no_pass", no_result_no_pass),
 ];
 
 fn failed(name: &str, class: Class, cause: Cause) -> (Ended, harness::Failure) {
@@ -215,4 +216,11 @@ fn a_full_disk_is_infra() {
         "{}",
         ended.stderr
     );
+}
+
+fn no_result_no_pass() {
+    let ended = Place::new().test("loses_its_directory");
+    assert_eq!(ended.code(), 101, "{}", ended.stderr);
+    let said = ["FAILED fixture::loses_its_directory: infrastructure", "cannot write", "result.json"];
+    assert!(said.iter().all(|part| ended.stderr.contains(part)), "{}", ended.stderr);
 }

@@ -60,6 +60,7 @@ pub(crate) fn suite() -> Suite {
         .deadline(Duration::from_secs(1))
         .test("asks_twice", asks_twice)
         .test("logs", logs)
+        .test("loses_its_directory", loses_its_directory)
         .test("slow", passes)
         .ignored("takes an hour")
 }
@@ -331,6 +332,11 @@ async fn asks_twice(t: &mut Testbed) -> Result {
     ensure!(matches!(refused, Err(harness::Error::BudgetHeld { .. })));
     grant.release();
     t.budget(256, 1).await?;
+    Ok(())
+}
+
+async fn loses_its_directory(t: &mut Testbed) -> Result {
+    std::fs::remove_dir_all(t.artifacts())?;
     Ok(())
 }
 
