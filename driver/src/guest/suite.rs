@@ -56,7 +56,7 @@ pub fn checks() -> Vec<Check> {
     ]
 }
 
-/// Runs all checks, one after the other, each with `limit` for each of its steps.
+/// Runs all checks, one after the other, with `limit` for each step and three times that for each check.
 ///
 /// # Errors
 ///
@@ -81,7 +81,8 @@ impl Check {
         let made = guest.run(Exec::argv(["mktemp", "-d"]), limit).await.map_err(text)?;
         let directory = String::from_utf8_lossy(&made.stdout).trim_end().to_owned();
         let room = Room { guest: guest.clone(), directory, limit };
-        let result = (self.run)(&room).await;
+        let result = tokio::time::timeout(limit * 3, (self.run)(&room)).await;
+        let result = result.unwrap_or_else(|_| Err(format!("not done within {:.1?}", limit * 3)));
         let removed = guest.run(Exec::argv(["rm", "-rf", &room.directory]), limit).await;
         result.and(removed.map(drop).map_err(text))
     }
@@ -278,9 +279,8 @@ async fn a_terminal_has_a_size(room: &Room) -> Result<(), String> {
         room.run(Exec::shell("test -t 0 && test -t 2 && stty size && echo end >&2").tty(90, 33)).await?;
     let shown = String::from_utf8_lossy(&output.stdout).replace('\r', "");
     same("output", shown, "33 90\nend\n".to_owned())?;
-    let exec =
-        Exec::shell("trap 'stty size; exit 0' WINCH; echo ready; while :; do read -r line; done").tty(80, 24);
-    let mut running = room.guest.exec(exec.stdin_streamed()).await.map_err(text)?;
+    let exec = Exec::shell("trap 'stty size; exit 0' WINCH; sleep 1000 & echo ready; wait").tty(80, 24);
+    let mut running = room.guest.exec(exec).await.map_err(text)?;
     let mut seen = Vec::new();
     while let Some(Chunk::Stdout(bytes)) = running.next().await.map_err(text)? {
         if seen.is_empty() {
