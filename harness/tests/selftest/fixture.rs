@@ -56,6 +56,7 @@ pub(crate) fn suite() -> Suite {
         .test("blocks_and_cannot_be_killed", blocks_and_cannot_be_killed)
         .deadline(SHORT)
         .test("holds_budget", holds_budget)
+        .test("holds_budget_too", holds_budget)
         .test("takes_budget", takes_budget)
         .deadline(Duration::from_secs(1))
         .test("asks_twice", asks_twice)
