@@ -160,13 +160,10 @@ proptest! {
         decoder.push(&bytes);
         let mut hellos = 0;
         loop {
-            match drain(&mut decoder) {
-                (got, error) => {
-                    hellos += got.iter().filter(|piece| **piece == Piece::Hello(hello.clone())).count();
-                    if error.is_none() {
-                        break;
-                    }
-                }
+            let (got, error) = drain(&mut decoder);
+            hellos += got.iter().filter(|piece| **piece == Piece::Hello(hello.clone())).count();
+            if error.is_none() {
+                break;
             }
         }
         prop_assert!(hellos >= 1);
