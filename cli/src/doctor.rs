@@ -22,14 +22,14 @@ pub(crate) fn run() -> anyhow::Result<()> {
     }
     let firmware = Firmware::find().map(|f| f.code.display().to_string()).map_err(|e| e.to_string());
     say("UEFI firmware", firmware);
-    let store = images::Store::open_default();
+    let store = images::Store::open(images::Store::default_root());
     let image = store.as_ref().map_err(ToString::to_string).and_then(|store| {
-        let found = store.find("server").map_err(|e| e.to_string())?;
+        let found = store.cached("server").map_err(|e| e.to_string())?;
         found.ok_or_else(|| "not built yet; the first test builds it".to_owned())
     });
     if let (Ok(qemu), Ok(store)) = (&qemu, &store) {
         let kernel = image.as_ref().ok().and_then(|image| image.kernel.clone());
-        let choice = runtime.block_on(choose_accel(qemu, kernel.as_deref(), &store.path().join("probes")));
+        let choice = runtime.block_on(choose_accel(qemu, kernel.as_deref(), &store.root().join("probes")));
         say("accelerator", choice.map(|c| format!("{}: {}", c.accel, c.reason)).map_err(|e| e.to_string()));
     }
     say("image server", image.map(|image| image.disk.display().to_string()));

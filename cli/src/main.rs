@@ -6,8 +6,11 @@
 //! Exit codes: 0 for success, 2 when the input was bad ([`outcome::BadInput`] anywhere in the error's chain, and
 //! clap's own usage errors), 1 for every other failure. What was asked for goes to stdout, all else to stderr.
 
+mod attach;
+mod doctor;
 mod outcome;
 mod profile;
+mod runs;
 
 use std::process::ExitCode;
 
@@ -26,11 +29,32 @@ enum Area {
     /// Network profiles: list, show, render.
     #[command(subcommand)]
     Profile(profile::Command),
+    /// What this host has of what a lab needs
+    Doctor,
+    /// Running labs and their machines
+    Ps,
+    /// A shell in a machine of a running lab
+    Shell(attach::Shell),
+    /// The serial console of a machine of a running lab
+    Console(runs::Target),
+    /// The QMP monitor of a machine of a running lab
+    Qmp(runs::Target),
+    /// A log of a machine of a running lab
+    Logs(runs::Logs),
+    /// Clears what killed runs left behind
+    Gc,
 }
 
 fn dispatch(area: Area) -> anyhow::Result<()> {
     match area {
         Area::Profile(command) => profile::run(command),
+        Area::Doctor => doctor::run(),
+        Area::Ps => runs::ps(),
+        Area::Shell(command) => attach::shell(command),
+        Area::Console(target) => attach::console(&target),
+        Area::Qmp(target) => attach::qmp(&target),
+        Area::Logs(command) => runs::logs(&command),
+        Area::Gc => runs::gc(),
     }
 }
 

@@ -117,4 +117,20 @@ pub(crate) fn gc() -> anyhow::Result<()> {
 }
 
 /// `rackless logs`.
-#[derive(Debug, Arg
+#[derive(Debug, Args)]
+pub(crate) struct Logs {
+    #[command(flatten)]
+    target: Target,
+    /// Which log: a file among the machine's artefacts
+    #[arg(long, default_value = "console.log")]
+    file: PathBuf,
+}
+
+/// Prints one of a machine's logs.
+pub(crate) fn logs(command: &Logs) -> anyhow::Result<()> {
+    let (_, machine) = command.target.find()?;
+    let path = machine.artifacts.join(&command.file);
+    let mut file = fs_err::File::open(&path).map_err(BadInput::new)?;
+    std::io::copy(&mut file, &mut std::io::stdout())?;
+    Ok(())
+}

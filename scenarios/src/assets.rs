@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use driver::qemu::{Accel, Choice, Qemu, choose_accel};
 use driver::spec::Channel;
 use harness::Testbed;
@@ -49,7 +49,7 @@ impl Assets {
         let channel = channel()?;
         t.note("the guest's agent: building, unless it is fresh");
         let agent = crate::agent::binary().await?;
-        let store = Store::open_default()?;
+        let store = Store::open(Store::default_root())?;
         let agent_disk = {
             let store = store.clone();
             tokio::task::spawn_blocking(move || store.agent_disk(&agent)).await??
@@ -63,16 +63,19 @@ impl Assets {
     /// When the user's disk can't be used, or the build fails.
     pub async fn image(&self, t: &Testbed, name: &str) -> anyhow::Result<Image> {
         let still = t.deadline().stand_still();
-        let own = t.settings().image(name);
-        let (store, name) = (self.store.clone(), name.to_owned());
-        let scope = t.scope();
         let lane = t.lane("image");
         let (said, mut says) = tokio::sync::mpsc::unbounded_channel::<String>();
+        let mut store = self.store.clone().on_progress(move |progress| {
+            // Nobody listens any more once the test was cancelled.
+            let _ = said.send(progress.to_string());
+        });
+        if let Some(own) = t.settings().image(name) {
+            store = store.with_override(name, own);
+        }
+        let (name, scope) = (name.to_owned(), t.scope());
         let work = tokio::task::spawn_blocking(move || {
             scope.enter();
-            store.image_with(&name, own.as_deref(), &mut |progress| {
-                let _ = said.send(progress.to_string());
-            })
+            store.image(&name)
         });
         while let Some(text) = says.recv().await {
             lane.set(text);
@@ -91,7 +94,7 @@ impl Assets {
         let still = t.deadline().stand_still();
         let choice = ACCEL
             .get_or_try_init(|| async {
-                let choice = choose_accel(&self.qemu, kernel, &self.store.path().join("probes")).await?;
+                let choice = choose_accel(&self.qemu, kernel, &self.store.root().join("probes")).await?;
                 t.note(&format!("{} (QEMU {}): {}", choice.accel, self.qemu.version, choice.reason));
                 anyhow::Ok(choice)
             })
@@ -117,5 +120,4 @@ fn channel() -> anyhow::Result<Channel> {
         "vsock" | "vhost-user-vsock" => Ok(Channel::VhostUserVsock),
         _ => bail!("RACKLESS_CHANNEL is {asked:?}: expected `virtserialport`, `vsock` or `vhost-user-vsock`"),
     }
-    .context("choosing the way to the agent")
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use driver::spec::{AgentSpec, Boot, Channel, DiskBus, DiskSpec, GuestFile, LabSpec, MachineSpec, NicSpec};
+use driver::spec::{AgentSpec, Boot, DiskBus, DiskSpec, GuestFile, LabSpec, MachineSpec, NicSpec};
 use driver::{Lab, LabOptions};
 use harness::Testbed;
 use images::Image;
@@ -138,7 +138,7 @@ impl Rack {
     async fn make(self, t: &Testbed) -> anyhow::Result<Lab> {
         let assets = Assets::get(t).await?;
         let image = assets.image(t, &self.image).await?;
-        let spec = self.spec(t, &assets, &image)?;
+        let spec = self.spec(&assets, &image)?;
         // A crowded host may let the test wait here: the deadline stands still.
         let memory = spec.machines.iter().map(|m| u64::from(m.memory_mib + MachineSpec::QEMU_OVERHEAD_MIB)).sum();
         t.budget(memory, spec.vcpus()).await?;
@@ -156,13 +156,13 @@ impl Rack {
         Ok(Lab::create(spec, options).await?)
     }
 
-    fn spec(&self, t: &Testbed, assets: &Assets, image: &Image) -> anyhow::Result<LabSpec> {
+    fn spec(&self, assets: &Assets, image: &Image) -> anyhow::Result<LabSpec> {
         let plan = render::switch_ports(&self.profile);
         let mut machines = Vec::new();
         for name in &self.machines {
             machines.push(self.machine(name, assets, image, &plan)?);
         }
-        let mut spec = LabSpec { name: self.profile.name().to_owned(), machines, seed: t.seed() };
+        let mut spec = LabSpec { name: self.profile.name().to_owned(), machines };
         for edit in &self.edit {
             edit(&mut spec);
         }
@@ -184,9 +184,10 @@ impl Rack {
         let addresses = machine.attachments.iter().map(|a| (a.network.clone(), a.address));
         let channel = assets.channel;
         let injection = images::injection::Injection {
+            agent: true,
+            agent_args: Vec::new(),
             hostname: Some(name.to_owned()),
-            network_units: units,
-            agent_vsock: channel != Channel::Virtserial,
+            networkd: units,
         };
         let credentials = images::injection::credentials(&injection)
             .with_context(|| format!("{name}: the credentials that bring the agent into the guest"))?;

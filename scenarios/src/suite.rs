@@ -1,12 +1,12 @@
 //! The suite of a scenario binary: the harness's, taught which class the driver's errors belong to.
 
 use driver::{Error, Kind};
-use harness::{Class, Suite};
+use harness::{Class, Options, Suite};
 
 /// Starts a suite. `name` is the test binary's.
 #[must_use]
 pub fn suite(name: &str) -> Suite {
-    Suite::new(name).classify(classify)
+    harness::suite(name).with(Options { classify, ..Options::default() })
 }
 
 /// The class of the first error in the chain that knows.

@@ -4,20 +4,17 @@
 use scenarios::prelude::*;
 
 fn main() -> ExitCode {
-    let mut suite = suite("boot");
-    for boot in [BootMode::Firmware, BootMode::Direct] {
-        suite = suite.test(format!("boots::{}", boot.word()), async move |t: &mut Testbed| boots(t, boot).await);
-    }
-    for bus in [DiskBus::VirtioScsi, DiskBus::Sata, DiskBus::Nvme] {
-        suite = suite.test(format!("disk_bus::{bus}"), async move |t: &mut Testbed| disk_bus(t, bus).await);
-    }
-    suite
+    let ways = [BootMode::Firmware, BootMode::Direct].map(|boot| (boot.word(), boot));
+    let buses = [DiskBus::VirtioScsi, DiskBus::Sata, DiskBus::Nvme].map(|bus| (bus.to_string(), bus));
+    suite("boot")
+        .cases("boots", ways, boots)
+        .cases("disk_bus", buses, disk_bus)
         .test("strangers_disk_on_its_own_bus", strangers_disk_on_its_own_bus)
         .test("strangers_disk_on_the_wrong_bus", strangers_disk_on_the_wrong_bus)
         .run()
 }
 
-async fn boots(t: &mut Testbed, boot: BootMode) -> Result {
+async fn boots(t: &mut Testbed, &boot: &BootMode) -> Result {
     let lab = Rack::of(profiles::simple(), &["server-1"]).boot(boot).vcpus(2).launch(t).await?;
     let machine = &lab["server-1"];
     t.step("it boots with no failed unit", async || {
@@ -63,7 +60,7 @@ async fn boots(t: &mut Testbed, boot: BootMode) -> Result {
     .await
 }
 
-async fn disk_bus(t: &mut Testbed, bus: DiskBus) -> Result {
+async fn disk_bus(t: &mut Testbed, &bus: &DiskBus) -> Result {
     let lab = Rack::of(profiles::simple(), &["server-1"]).bus(bus).vcpus(2).launch(t).await?;
     let machine = &lab["server-1"];
     machine.wait_ready().await?;

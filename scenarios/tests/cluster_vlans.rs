@@ -51,8 +51,8 @@ async fn wrong_tag_is_isolated(t: &mut Testbed) -> Result {
         c["server-3"].succeed(format!("ping -c3 -i1 -W5 {}", c.ip("server-1", "storage")?)).await?;
         let sent = FrameFilter::new().port("server-3/eth1").direction(Direction::In).tagged(201);
         let delivered = FrameFilter::new().direction(Direction::Out).tagged(201);
-        ensure!(!c.lab().switch().frames(sent)?.is_empty(), "server-3 sent no frame tagged 201");
-        let leaked = c.lab().switch().frames(delivered)?;
+        ensure!(!c.lab().switch().frames(&sent)?.is_empty(), "server-3 sent no frame tagged 201");
+        let leaked = c.lab().switch().frames(&delivered)?;
         ensure!(leaked.is_empty(), "frames tagged 201 left the switch: {}", describe(&leaked));
         Ok(())
     })
@@ -105,19 +105,19 @@ fn no_leak(c: &Cluster) -> Result {
     for (network, other) in [("cluster", "storage"), ("storage", "cluster")] {
         let vlan = c.profile().switch_vlan(network)?;
         let tagged = FrameFilter::new().direction(Direction::Out).tagged(vlan);
-        ensure!(!switch.frames(tagged.clone())?.is_empty(), "no frame tagged {vlan} left the switch: nothing was tested");
+        ensure!(!switch.frames(&tagged)?.is_empty(), "no frame tagged {vlan} left the switch: nothing was tested");
         for machine in c.lab().machines() {
-            let foreign = switch.frames(tagged.clone().ip(c.ip(machine.name(), other)?))?;
+            let foreign = switch.frames(&tagged.clone().ip(c.ip(machine.name(), other)?))?;
             ensure!(foreign.is_empty(), "an address of {other} on the VLAN of {network}: {}", describe(&foreign));
         }
         // Inside the switch, too, no frame changed its VLAN on the way.
         let id = VlanId::new(vlan).context("a VLAN id")?;
-        for frame in switch.frames(FrameFilter::new().direction(Direction::Out).vlan(id))? {
-            let tag = frame.summary().and_then(|s| s.tags.first().map(|t| t.vid()));
+        for frame in switch.frames(&FrameFilter::new().direction(Direction::Out).vlan(id))? {
+            let tag = frame.summary().and_then(|s| s.tags.first().map(|t| t.tci.vid()));
             ensure!(tag == Some(vlan), "a frame of VLAN {vlan} left {} with the tag {tag:?}", frame.port);
         }
     }
-    let untagged = switch.frames(FrameFilter::new().direction(Direction::Out).untagged())?;
+    let untagged = switch.frames(&FrameFilter::new().direction(Direction::Out).untagged())?;
     ensure!(untagged.is_empty(), "untagged frames left a trunk: {}", describe(&untagged));
     Ok(())
 }
