@@ -88,7 +88,7 @@ impl Edit {
         let after = open()?;
         for (path, mode, content) in &self.files {
             if after.read(path).is_ok_and(|read| read == *content)
-                && after.owner_and_mode(path) == Some((0, 0, 0o100_000 | mode))
+                && after.owner_and_mode(path) == Some((0, 0, *mode))
             {
                 continue;
             }
