@@ -8,6 +8,7 @@
 
 mod attach;
 mod doctor;
+mod image;
 mod outcome;
 mod profile;
 mod runs;
@@ -29,6 +30,9 @@ enum Area {
     /// Network profiles: list, show, render.
     #[command(subcommand)]
     Profile(profile::Command),
+    /// Disk images: list, build, info, verify, import, path, rm
+    #[command(subcommand)]
+    Image(image::Command),
     /// What this host has of what a lab needs
     Doctor,
     /// Running labs and their machines
@@ -48,6 +52,7 @@ enum Area {
 fn dispatch(area: Area) -> anyhow::Result<()> {
     match area {
         Area::Profile(command) => profile::run(command),
+        Area::Image(command) => image::run(command),
         Area::Doctor => doctor::run(),
         Area::Ps => runs::ps(),
         Area::Shell(command) => attach::shell(command),
