@@ -52,7 +52,7 @@ impl Edit {
                     made.push(parent.to_owned());
                 }
             }
-            if before.owner_and_mode(path).is_some() {
+            if before.ownership(path).is_some() {
                 let _ = writeln!(script, "rm {path}");
             }
         }
@@ -77,7 +77,12 @@ impl Edit {
         place.push(format!("?offset={offset}"));
         let command = DEBUGFS.command()?.arg("-w").arg("-f").arg(&commands).arg(place);
         let mut said = Vec::new();
-        let job = Job { image, operation: "changing the root file system", log: None, limit: Duration::from_secs(120) };
+        let job = Job {
+            image,
+            operation: "changing the root file system",
+            log: None,
+            limit: Duration::from_secs(120),
+        };
         job.run(command, |line| {
             if !line.starts_with("debugfs") && !line.starts_with("Allocated inode") {
                 said.push(line.to_owned());
@@ -88,14 +93,14 @@ impl Edit {
         let after = open()?;
         for (path, mode, content) in &self.files {
             if after.read(path).is_ok_and(|read| read == *content)
-                && after.owner_and_mode(path) == Some((0, 0, *mode))
+                && after.ownership(path) == Some((0, 0, *mode))
             {
                 continue;
             }
             return Err(failed(format!("{path} could not be written: {}", said.join("; "))));
         }
         for (path, _) in &self.links {
-            if after.owner_and_mode(path).is_none() {
+            if after.ownership(path).is_none() {
                 return Err(failed(format!("the link {path} could not be made: {}", said.join("; "))));
             }
         }
@@ -109,9 +114,25 @@ pub(crate) fn make_empty(image: &str, path: &Path, mib: u64, label: &str, uuid: 
     let command = MKE2FS
         .command()?
         .env("E2FSPROGS_FAKE_TIME", crate::build::EPOCH.to_string())
-        .args(["-q", "-F", "-t", "ext4", "-m", "0", "-O", "^has_journal", "-N", "64", "-L", label, "-U", uuid])
+        .args([
+            "-q",
+            "-F",
+            "-t",
+            "ext4",
+            "-m",
+            "0",
+            "-O",
+            "^has_journal",
+            "-N",
+            "64",
+            "-L",
+            label,
+            "-U",
+            uuid,
+        ])
         .args(["-E", &format!("hash_seed={uuid},root_owner=0:0")])
         .arg(path)
         .arg(format!("{mib}M"));
-    Job { image, operation: "making a file system", log: None, limit: Duration::from_secs(120) }.run(command, |_| {})
+    Job { image, operation: "making a file system", log: None, limit: Duration::from_secs(120) }
+        .run(command, |_| {})
 }

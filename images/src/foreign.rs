@@ -21,7 +21,7 @@ use crate::store::{self, Store};
 
 /// What was found in a disk.
 #[derive(Debug, Default)]
-struct Found {
+pub(crate) struct Found {
     kernel: Option<Vec<u8>>,
     initrd: Option<Vec<u8>>,
     /// The loader's command line, or one made for the root partition.
@@ -68,8 +68,13 @@ fn state(disk: &Path, sidecar: Option<&Path>) -> Result<String, Error> {
     let mut hasher = blake3::Hasher::new();
     for path in [Some(disk), sidecar].into_iter().flatten() {
         let meta = path.metadata().at("read", path)?;
-        let facts =
-            [meta.dev(), meta.ino(), meta.len(), meta.mtime().unsigned_abs(), meta.mtime_nsec().unsigned_abs()];
+        let facts = [
+            meta.dev(),
+            meta.ino(),
+            meta.len(),
+            meta.mtime().unsigned_abs(),
+            meta.mtime_nsec().unsigned_abs(),
+        ];
         hasher.update(path.as_os_str().as_encoded_bytes()).update(&[0]);
         for fact in facts {
             hasher.update(&fact.to_le_bytes());
@@ -126,7 +131,7 @@ pub(crate) fn describe(
     Ok(manifest)
 }
 
-fn look(disk: &Path) -> Result<Found, Error> {
+pub(crate) fn look(disk: &Path) -> Result<Found, Error> {
     let mut file = File::open(disk).at("open", disk)?;
     let table = table::read(&mut file, disk)?;
     let file = Arc::new(file);
@@ -134,7 +139,8 @@ fn look(disk: &Path) -> Result<Found, Error> {
     let mut roots = Vec::new();
     for partition in &table.partitions {
         if let Ok(esp) = Esp::open(file.clone(), partition) {
-            let names: Vec<String> = esp.files().unwrap_or_default().into_iter().map(|(path, _)| path).collect();
+            let names: Vec<String> =
+                esp.files().unwrap_or_default().into_iter().map(|(path, _)| path).collect();
             found.loader |= names.iter().any(|path| path.eq_ignore_ascii_case("EFI/BOOT/BOOTX64.EFI"));
             if found.kernel.is_none() {
                 from_loader_entry(&esp, &names, &mut found);
@@ -143,15 +149,16 @@ fn look(disk: &Path) -> Result<Found, Error> {
             roots.push((partition, root));
         }
     }
-    let system = roots
-        .iter()
-        .find(|(partition, _)| partition.kind == guid::ROOT_X86_64)
-        .or_else(|| roots.iter().find(|(_, root)| root.exists("/etc/os-release") || root.exists("/usr/lib/os-release")));
+    let system = roots.iter().find(|(partition, _)| partition.kind == guid::ROOT_X86_64).or_else(|| {
+        roots.iter().find(|(_, root)| root.exists("/etc/os-release") || root.exists("/usr/lib/os-release"))
+    });
     if let Some((partition, root)) = system {
         found.facts = Facts::of(root);
-        if !found.cmdline.as_deref().is_some_and(|line| line.split(' ').any(|word| word.starts_with("root="))) {
+        if !found.cmdline.as_deref().is_some_and(|line| line.split(' ').any(|word| word.starts_with("root=")))
+        {
             let rest = found.cmdline.take().unwrap_or_default();
-            found.cmdline = Some(format!("root=PARTUUID={} rw {rest}", partition.partuuid).trim_end().to_owned());
+            found.cmdline =
+                Some(format!("root=PARTUUID={} rw {rest}", partition.partuuid).trim_end().to_owned());
         }
     }
     for (_, root) in &roots {
@@ -179,7 +186,9 @@ fn from_loader_entry(esp: &Esp, names: &[String], found: &mut Found) {
         .collect();
     entries.sort_by(|one, other| natural(other, one));
     for path in entries {
-        let Some(text) = esp.read(path).ok().and_then(|bytes| String::from_utf8(bytes).ok()) else { continue };
+        let Some(text) = esp.read(path).ok().and_then(|bytes| String::from_utf8(bytes).ok()) else {
+            continue;
+        };
         let value = |key: &str| {
             text.lines().find_map(|line| {
                 let (name, value) = line.trim().split_once(char::is_whitespace)?;
@@ -198,15 +207,21 @@ fn from_loader_entry(esp: &Esp, names: &[String], found: &mut Found) {
 fn from_boot_directory(root: &Root, found: &mut Found) {
     for directory in ["/boot", "/"] {
         let names = root.names(directory);
-        let mut kernels: Vec<&String> =
-            names.iter().filter(|name| ["vmlinuz", "bzImage"].iter().any(|known| name.starts_with(known))).collect();
+        let mut kernels: Vec<&String> = names
+            .iter()
+            .filter(|name| ["vmlinuz", "bzImage"].iter().any(|known| name.starts_with(known)))
+            .collect();
         kernels.sort_by(|one, other| natural(other, one));
         for name in kernels {
             let Ok(kernel) = root.read(&format!("{directory}/{name}")) else { continue };
             let version = name.trim_start_matches(char::is_alphabetic);
-            let initrd = [format!("initrd.img{version}"), format!("initramfs{version}.img"), format!("initrd{version}")]
-                .iter()
-                .find_map(|name| root.read(&format!("{directory}/{name}")).ok());
+            let initrd = [
+                format!("initrd.img{version}"),
+                format!("initramfs{version}.img"),
+                format!("initrd{version}"),
+            ]
+            .iter()
+            .find_map(|name| root.read(&format!("{directory}/{name}")).ok());
             found.kernel = Some(kernel);
             found.initrd = initrd;
             return;

@@ -12,6 +12,8 @@ mod build;
 mod disk;
 mod error;
 mod ext4_edit;
+#[cfg(test)]
+mod fixture;
 mod foreign;
 mod image;
 mod import;
@@ -24,6 +26,8 @@ mod recipe;
 mod sidecar;
 mod sparse;
 mod store;
+#[cfg(test)]
+mod tests;
 mod toml_file;
 mod tools;
 mod window;

@@ -69,7 +69,8 @@ impl Manifest {
     pub(crate) fn load(name: &str, entry: &Path) -> Result<Manifest, Error> {
         let path = entry.join(FILE);
         let text = std::fs::read_to_string(&path).at("read", &path)?;
-        let damaged = |problem: String| Error::Corrupt { name: name.into(), entry: entry.to_owned(), problem };
+        let damaged =
+            |problem: String| Error::Corrupt { name: name.into(), entry: entry.to_owned(), problem };
         let manifest: Manifest =
             serde_json::from_str(&text).map_err(|error| damaged(format!("{FILE} can't be read: {error}")))?;
         if manifest.format != FORMAT {
@@ -101,7 +102,8 @@ impl Manifest {
         let path = entry.join(file);
         let bytes = path.metadata().at("read", &path)?.len();
         let blake3 = sparse::digest(&path)?;
-        self.files.insert(role.to_owned(), FileEntry { file: file.to_owned(), bytes, blake3: blake3.clone() });
+        self.files
+            .insert(role.to_owned(), FileEntry { file: file.to_owned(), bytes, blake3: blake3.clone() });
         Ok(blake3)
     }
 
@@ -174,9 +176,7 @@ fn major(version: &str) -> Option<u32> {
 /// Without dpkg: systemd's own library carries its version in its name.
 fn by_library(root: &Root) -> Option<u32> {
     ["/usr/lib/systemd", "/lib/systemd", "/usr/lib/x86_64-linux-gnu/systemd"].iter().find_map(|directory| {
-        root.names(directory)
-            .iter()
-            .find_map(|name| major(name.strip_prefix("libsystemd-shared-")?))
+        root.names(directory).iter().find_map(|name| major(name.strip_prefix("libsystemd-shared-")?))
     })
 }
 

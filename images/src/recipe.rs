@@ -192,20 +192,14 @@ impl Recipe {
                 ));
             }
         }
-        let files = raw
-            .file
-            .iter()
-            .map(|file| file_spec(&toml, file))
-            .collect::<Result<Vec<_>, _>>()?;
+        let files = raw.file.iter().map(|file| file_spec(&toml, file)).collect::<Result<Vec<_>, _>>()?;
         let source = source(&toml, &raw)?;
         let mib = |key, value: &Option<Spanned<u32>>, default, least, most| match value {
             None => Ok(default),
             Some(value) if (least..=most).contains(value.get_ref()) => Ok(*value.get_ref()),
-            Some(value) => Err(toml.wrong(
-                key,
-                value,
-                format!("{} MiB is outside {least} to {most}", value.get_ref()),
-            )),
+            Some(value) => {
+                Err(toml.wrong(key, value, format!("{} MiB is outside {least} to {most}", value.get_ref())))
+            }
         };
         let disk = DiskOptions {
             esp_mib: mib("disk.esp_mib", &raw.disk.esp_mib, 96, 36, 2048)?,
@@ -231,14 +225,16 @@ impl Recipe {
 fn source(toml: &TomlFile<'_>, raw: &Raw) -> Result<Source, ConfigError> {
     if let Some(base) = &raw.base {
         if !is_name(base.get_ref()) || base.get_ref() == raw.name.get_ref() {
-            return Err(toml.wrong("base", base, format!("{:?} is not another image's name", base.get_ref())));
+            return Err(toml.wrong(
+                "base",
+                base,
+                format!("{:?} is not another image's name", base.get_ref()),
+            ));
         }
         let derived = "a derived image takes its base's root, so only `file` may change it";
-        for (key, value) in [
-            ("distribution", &raw.distribution),
-            ("suite", &raw.suite),
-            ("architecture", &raw.architecture),
-        ] {
+        for (key, value) in
+            [("distribution", &raw.distribution), ("suite", &raw.suite), ("architecture", &raw.architecture)]
+        {
             if let Some(value) = value {
                 return Err(toml.wrong(key, value, derived));
             }
@@ -276,14 +272,19 @@ fn source(toml: &TomlFile<'_>, raw: &Raw) -> Result<Source, ConfigError> {
         .ok_or_else(|| toml.missing("suite", "is missing: expected a suite such as \"trixie\""))?;
     let word = |text: &str| {
         !text.is_empty()
-            && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte))
+            && text
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"+-.".contains(&byte))
             && text.as_bytes()[0].is_ascii_alphanumeric()
     };
     if !word(suite.get_ref()) {
         return Err(toml.wrong(
             "suite",
             suite,
-            format!("{:?} is no suite's name; a mirror does not belong here: set RACKLESS_MIRROR", suite.get_ref()),
+            format!(
+                "{:?} is no suite's name; a mirror does not belong here: set RACKLESS_MIRROR",
+                suite.get_ref()
+            ),
         ));
     }
     let architecture = match &raw.architecture {
@@ -329,15 +330,15 @@ fn file_spec(toml: &TomlFile<'_>, raw: &RawFile) -> Result<FileSpec, ConfigError
     }
     let mode = match &raw.mode {
         None => 0o644,
-        Some(text) => u32::from_str_radix(text.get_ref(), 8).ok().filter(|mode| *mode <= 0o7777).ok_or_else(
-            || {
+        Some(text) => {
+            u32::from_str_radix(text.get_ref(), 8).ok().filter(|mode| *mode <= 0o7777).ok_or_else(|| {
                 toml.wrong(
                     "file.mode",
                     text,
                     format!("{:?} is no mode: expected octal such as \"0644\"", text.get_ref()),
                 )
-            },
-        )?,
+            })?
+        }
     };
     Ok(FileSpec { path: path.clone(), mode, content: raw.content.clone() })
 }

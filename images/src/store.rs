@@ -185,7 +185,9 @@ impl Store {
         };
         let built = match (&recipe.source, &base) {
             (Source::Packages(packages), _) => build::from_packages(recipe, packages, &site, &report),
-            (Source::Base(_), Some((manifest, at))) => build::from_base(recipe, (manifest, at), &site, &report),
+            (Source::Base(_), Some((manifest, at))) => {
+                build::from_base(recipe, (manifest, at), &site, &report)
+            }
             (Source::Base(name), None) => Err(self.unknown(name)),
         };
         let manifest = match built {

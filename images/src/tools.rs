@@ -80,16 +80,18 @@ impl Job<'_> {
     /// Runs it; every line goes to the log and to `on_line`.
     pub(crate) fn run(&self, command: Command, mut on_line: impl FnMut(&str)) -> Result<(), Error> {
         let mut log = match self.log {
-            Some(path) => Some((File::options().append(true).create(true).open(path).at("open", path)?, path)),
+            Some(path) => {
+                Some((File::options().append(true).create(true).open(path).at("open", path)?, path))
+            }
             None => None,
         };
         let mut full = None;
         let mut last = Last::default();
         let result = process::run_streaming(command, self.limit, |stream, line| {
-            if let Some((file, path)) = &mut log {
-                if let Err(error) = writeln!(file, "{line}").at("write", path) {
-                    full.get_or_insert(error);
-                }
+            if let Some((file, path)) = &mut log
+                && let Err(error) = writeln!(file, "{line}").at("write", path)
+            {
+                full.get_or_insert(error);
             }
             if stream == Stream::Stderr {
                 last.push(line);
@@ -167,7 +169,8 @@ mod tests {
     fn a_failure_has_the_last_lines_and_points_to_the_log() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("build.log");
-        let command = Command::new("/bin/sh").args(["-c", "echo first; echo 'E: no such package' >&2; exit 3"]);
+        let command =
+            Command::new("/bin/sh").args(["-c", "echo first; echo 'E: no such package' >&2; exit 3"]);
         let text = job(Some(&log)).run(command, |_| {}).unwrap_err().to_string();
         assert!(text.contains("E: no such package") && text.contains("build.log"), "{text}");
         assert!(std::fs::read_to_string(&log).unwrap().contains("first"));

@@ -38,7 +38,8 @@ pub(crate) fn way(scratch: &Path) -> Result<Way, Error> {
     // Two blocks of zeros: an archive without members.
     std::fs::write(&tar, [0; 10_240]).at("write", &tar)?;
     let probe = MKE2FS.command()?.args(["-q", "-F", "-t", "ext4", "-d"]).arg(&tar).arg(&image).arg("4M");
-    let reads_tar = process::run_blocking(probe, Duration::from_secs(20)).is_ok_and(|output| output.success());
+    let reads_tar =
+        process::run_blocking(probe, Duration::from_secs(20)).is_ok_and(|output| output.success());
     for file in [&tar, &image] {
         let _ = std::fs::remove_file(file);
     }
@@ -72,7 +73,12 @@ rm -rf "$root"
 "#;
     let command = match way {
         Way::Tar => Command::new(&mke2fs),
-        Way::Root => Command::new("/bin/sh").args(["-c", UNPACK, "sh"]).arg(tar).arg(&root).arg(TAR.find()?).arg(&mke2fs),
+        Way::Root => Command::new("/bin/sh")
+            .args(["-c", UNPACK, "sh"])
+            .arg(tar)
+            .arg(&root)
+            .arg(TAR.find()?)
+            .arg(&mke2fs),
         Way::Namespace => Command::new(UNSHARE.find()?)
             .args(["--user", "--map-root-user", "--map-auto", "--", "/bin/sh", "-c", UNPACK, "sh"])
             .arg(tar)
@@ -86,7 +92,10 @@ rm -rf "$root"
         .env("E2FSPROGS_FAKE_TIME", super::EPOCH.to_string())
         .args(["-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-L", target.label, "-U", target.uuid])
         .arg("-E")
-        .arg(format!("offset={},root_owner=0:0,hash_seed={},lazy_itable_init=0,lazy_journal_init=0", target.offset, target.uuid))
+        .arg(format!(
+            "offset={},root_owner=0:0,hash_seed={},lazy_itable_init=0,lazy_journal_init=0",
+            target.offset, target.uuid
+        ))
         .arg("-d")
         .arg(source)
         .arg(target.disk)
@@ -105,7 +114,8 @@ pub(crate) fn remove(directory: &Path) -> Result<(), Error> {
                 .command()?
                 .args(["--user", "--map-root-user", "--map-auto", "--", "rm", "-rf", "--"])
                 .arg(directory);
-            let job = Job { image: "cache", operation: "removing a build's remains", log: None, limit: LIMIT };
+            let job =
+                Job { image: "cache", operation: "removing a build's remains", log: None, limit: LIMIT };
             job.run(command, |_| {})
         }
         other => other.at("remove", directory),

@@ -9,18 +9,42 @@ use crate::error::Error;
 
 /// What [`INIT`] calls.
 const APPLETS: [&str; 15] = [
-    "cat", "cut", "dd", "findfs", "grep", "head", "modprobe", "mount", "sed", "sh", "sort", "switch_root", "tr",
-    "usleep", "xxd",
+    "cat",
+    "cut",
+    "dd",
+    "findfs",
+    "grep",
+    "head",
+    "modprobe",
+    "mount",
+    "sed",
+    "sh",
+    "sort",
+    "switch_root",
+    "tr",
+    "usleep",
+    "xxd",
 ];
 const INIT: &str = include_str!("init.sh");
 
 /// Drivers by the names that modules.dep knows them by; one that is built into the kernel is not there.
-const DRIVERS: [&str; 10] =
-    ["virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ahci", "ata_piix", "nvme", "ext4", "crc32c_generic", "crc32c-intel"];
+const DRIVERS: [&str; 10] = [
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_scsi",
+    "sd_mod",
+    "ahci",
+    "ata_piix",
+    "nvme",
+    "ext4",
+    "crc32c_generic",
+    "crc32c-intel",
+];
 
 /// Makes the initrd for the kernel `version` from the root's own files.
 pub(crate) fn make(image: &str, root: &Root, version: &str) -> Result<Vec<u8>, Error> {
-    let unbootable = |missing: &str, hint| Error::Unbootable { image: image.into(), missing: missing.into(), hint };
+    let unbootable =
+        |missing: &str, hint| Error::Unbootable { image: image.into(), missing: missing.into(), hint };
     let busybox = ["/usr/bin/busybox", "/bin/busybox"]
         .iter()
         .find_map(|path| root.read(path).ok())
@@ -55,13 +79,11 @@ pub(crate) fn make(image: &str, root: &Root, version: &str) -> Result<Vec<u8>, E
                 cpio.directory(&directory);
             }
         }
-        let content = root
-            .read(&format!("{base}/{path}"))
-            .map_err(|problem| Error::Filesystem {
-                path: format!("{base}/{path}").into(),
-                filesystem: format!("the root of image {image}"),
-                problem,
-            })?;
+        let content = root.read(&format!("{base}/{path}")).map_err(|problem| Error::Filesystem {
+            path: format!("{base}/{path}").into(),
+            filesystem: format!("the root of image {image}"),
+            problem,
+        })?;
         cpio.file(&format!("{target}/{path}"), 0o644, &content);
     }
     let lines: String = chosen.iter().map(|(path, line)| format!("{path}:{line}\n")).collect();
@@ -106,7 +128,10 @@ fn name(path: &str) -> &str {
 /// Module names take `-` for `_`.
 fn same(one: &str, other: &str) -> bool {
     one.len() == other.len()
-        && one.bytes().zip(other.bytes()).all(|(a, b)| a == b || matches!((a, b), (b'-', b'_') | (b'_', b'-')))
+        && one
+            .bytes()
+            .zip(other.bytes())
+            .all(|(a, b)| a == b || matches!((a, b), (b'-', b'_') | (b'_', b'-')))
 }
 
 #[cfg(test)]
@@ -127,7 +152,8 @@ mod tests {
 
     #[test]
     fn only_aliases_of_chosen_drivers_are_kept() {
-        let aliases = "alias scsi:t-0x00* sd_mod\nalias block-major-8-* sd_mod\nalias rtnl-link-dummy dummy\n";
+        let aliases =
+            "alias scsi:t-0x00* sd_mod\nalias block-major-8-* sd_mod\nalias rtnl-link-dummy dummy\n";
         assert_eq!(needed_aliases(aliases, &closure(DEP)), "alias scsi:t-0x00* sd_mod\n");
     }
 

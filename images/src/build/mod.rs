@@ -125,7 +125,8 @@ pub(crate) fn from_packages(
         problem,
     })?;
     let facts = Facts::of(&root);
-    let missing = |missing: &str, hint| Error::Unbootable { image: recipe.name.clone(), missing: missing.into(), hint };
+    let missing =
+        |missing: &str, hint| Error::Unbootable { image: recipe.name.clone(), missing: missing.into(), hint };
     let version = facts
         .kernels
         .last()
@@ -143,7 +144,9 @@ pub(crate) fn from_packages(
     }
 
     report.phase(Phase::Esp);
-    let cmdline = [&[format!("root=PARTUUID={root_partuuid}"), "rw".into()], recipe.cmdline.as_slice()].concat().join(" ");
+    let cmdline = [&[format!("root=PARTUUID={root_partuuid}"), "rw".into()], recipe.cmdline.as_slice()]
+        .concat()
+        .join(" ");
     let os = facts.os.clone().unwrap_or_else(|| recipe.name.clone());
     let entry = format!("title {os}\nlinux /{KERNEL}\ninitrd /{INITRD}\noptions {cmdline}\n");
     let entry_name = format!("loader/entries/{}.conf", recipe.name);
@@ -203,7 +206,8 @@ pub(crate) fn from_base(
     }
     let table = table::read(&mut File::open(&disk).at("open", &disk)?, &disk)?;
     let root = table.partitions.iter().find(|partition| partition.kind == guid::ROOT_X86_64);
-    let root = root.ok_or_else(|| Error::Table { path: disk.clone(), problem: "there is no root partition".into() })?;
+    let root = root
+        .ok_or_else(|| Error::Table { path: disk.clone(), problem: "there is no root partition".into() })?;
     let mut edit = Edit::default();
     for file in &recipe.files {
         edit.file(&file.path, file.mode, file.content.as_bytes());

@@ -111,7 +111,14 @@ fn mode() -> Result<&'static str, Error> {
     if !Uid::effective().is_root() {
         return Ok("unshare");
     }
-    let probe = Command::new(UNSHARE.find()?).args(["--user", "--map-root-user", "--mount", "--pid", "--fork", "true"]);
+    let probe = Command::new(UNSHARE.find()?).args([
+        "--user",
+        "--map-root-user",
+        "--mount",
+        "--pid",
+        "--fork",
+        "true",
+    ]);
     let works = process::run_blocking(probe, Duration::from_secs(20)).is_ok_and(|output| output.success());
     Ok(if works { "unshare" } else { "root" })
 }

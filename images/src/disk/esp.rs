@@ -1,9 +1,11 @@
 //! FAT file systems: written for an EFI system partition, read from any.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use fatfs::{FileSystem, FormatVolumeOptions, FsOptions};
@@ -16,8 +18,10 @@ use crate::window::Window;
 const ENTRIES_MAX: usize = 4096;
 /// Directories deeper than this are not entered.
 const DEPTH_MAX: usize = 8;
-/// Most bytes of one file that are read.
-const FILE_MAX: u64 = 512 << 20;
+/// Most bytes that one call reads: a file and its chain, or all directories. A chain that runs in a circle has no end.
+const READ_MAX: u64 = 512 << 20;
+/// What a read costs at least, so that many small ones end too.
+const READ_COST: u64 = 128;
 
 /// Makes a FAT file system in a partition and puts files into it. Directories are made as needed.
 pub(crate) fn write(
@@ -66,6 +70,7 @@ pub(crate) fn write(
 /// A FAT file system that is read.
 pub(crate) struct Esp {
     filesystem: FileSystem<ReadOnly>,
+    left: Rc<Cell<u64>>,
 }
 
 /// A file in it: path with `/`, and bytes.
@@ -76,7 +81,9 @@ impl Esp {
     pub(crate) fn open(file: Arc<File>, partition: &Partition) -> Result<Esp, String> {
         let window = Window::new(file, partition.start, partition.bytes);
         boot_sector(&window)?;
-        guarded(|| FileSystem::new(ReadOnly(window), FsOptions::new()).map(|filesystem| Esp { filesystem }))
+        let left = Rc::new(Cell::new(READ_MAX));
+        let disk = ReadOnly { window, left: left.clone() };
+        guarded(|| FileSystem::new(disk, FsOptions::new()).map(|filesystem| Esp { filesystem, left }))
     }
 
     pub(crate) fn label(&self) -> String {
@@ -85,6 +92,7 @@ impl Esp {
 
     /// Every file, in the order in which they lie there.
     pub(crate) fn files(&self) -> Result<Vec<Entry>, String> {
+        self.left.set(READ_MAX);
         guarded(|| {
             let mut found = Vec::new();
             let mut seen = 0;
@@ -114,16 +122,17 @@ impl Esp {
 
     /// A file's content; names are compared as FAT does, without case.
     pub(crate) fn read(&self, path: &str) -> Result<Vec<u8>, String> {
+        self.left.set(READ_MAX);
         guarded(|| {
-            let file = self.filesystem.root_dir().open_file(path.trim_start_matches('/'))?;
+            let mut file = self.filesystem.root_dir().open_file(path.trim_start_matches('/'))?;
             let mut content = Vec::new();
-            file.take(FILE_MAX).read_to_end(&mut content)?;
+            file.read_to_end(&mut content)?;
             Ok(content)
         })
     }
 }
 
-/// fatfs 0.3 does arithmetic on what it reads: a damaged file system can make it panic. That is then an error of
+/// fatfs 0.3 does arithmetic on what it reads: should damage make it panic, that is an error of
 /// the image, not of us.
 fn guarded<T>(work: impl FnOnce() -> std::io::Result<T>) -> Result<T, String> {
     match catch_unwind(AssertUnwindSafe(work)) {
@@ -158,11 +167,17 @@ fn boot_sector(window: &Window) -> Result<(), String> {
 }
 
 /// fatfs wants `Write` even to read.
-struct ReadOnly(Window);
+struct ReadOnly {
+    window: Window,
+    left: Rc<Cell<u64>>,
+}
 
 impl Read for ReadOnly {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        self.0.read(buffer)
+        let cost = READ_COST.max(buffer.len() as u64);
+        let left = self.left.get().checked_sub(cost);
+        self.left.set(left.ok_or_else(|| std::io::Error::other("a chain of clusters has no end"))?);
+        self.window.read(buffer)
     }
 }
 
@@ -178,6 +193,6 @@ impl Write for ReadOnly {
 
 impl std::io::Seek for ReadOnly {
     fn seek(&mut self, to: std::io::SeekFrom) -> std::io::Result<u64> {
-        self.0.seek(to)
+        self.window.seek(to)
     }
 }

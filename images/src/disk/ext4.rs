@@ -8,6 +8,8 @@ use ext4_view::Ext4;
 use super::table::Partition;
 use crate::window::Window;
 
+/// Most bytes of one file that are read: a damaged inode can claim any size.
+const FILE_MAX: u64 = 512 << 20;
 /// Most bytes of one text file that are read from a foreign file system.
 const TEXT_MAX: u64 = 8 << 20;
 /// Most entries of one directory that are looked at.
@@ -50,7 +52,9 @@ impl Root {
     pub(crate) fn space(&self) -> Option<(u64, u64)> {
         let mut block = [0; 1024];
         self.window.read_at(1024, &mut block).ok()?;
-        let word = |at: usize| u64::from(u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]));
+        let word = |at: usize| {
+            u64::from(u32::from_le_bytes([block[at], block[at + 1], block[at + 2], block[at + 3]]))
+        };
         let size = 1024_u64.checked_shl(u32::try_from(word(0x18)).ok()?).filter(|size| *size <= 1 << 16)?;
         // The high halves count only with the 64bit feature.
         let wide = word(0x60) & 0x80 != 0;
@@ -65,6 +69,10 @@ impl Root {
 
     /// A file's content, links followed.
     pub(crate) fn read(&self, path: &str) -> Result<Vec<u8>, String> {
+        let bytes = self.filesystem.metadata(path).map_err(|error| format!("{path}: {error}"))?.len();
+        if bytes > FILE_MAX {
+            return Err(format!("{path}: it claims to have {bytes} bytes"));
+        }
         self.filesystem.read(path).map_err(|error| format!("{path}: {error}"))
     }
 
@@ -90,8 +98,8 @@ impl Root {
         names
     }
 
-    /// Mode with type bits, owner and group of a file, links not followed.
-    pub(crate) fn owner_and_mode(&self, path: &str) -> Option<(u32, u32, u32)> {
+    /// Owner, group and permission bits of a file, links not followed.
+    pub(crate) fn ownership(&self, path: &str) -> Option<(u32, u32, u32)> {
         let meta = self.filesystem.symlink_metadata(path).ok()?;
         Some((meta.uid(), meta.gid(), u32::from(meta.mode())))
     }

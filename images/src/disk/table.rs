@@ -92,12 +92,12 @@ fn gpt(file: &mut File, path: &Path, len: u64) -> Result<Table, Error> {
     if header.partition_entry_lba > len / SECTOR {
         return Err(broken("GPT header: the entries lie past the end of the disk".into()));
     }
-    let entries = header
-        .read_partitions(file, SECTOR)
-        .map_err(|error| broken(format!("GPT entries: {error}")))?;
+    let entries =
+        header.read_partitions(file, SECTOR).map_err(|error| broken(format!("GPT entries: {error}")))?;
     let mut table = Table { kind: TableKind::Gpt, partitions: Vec::new(), warnings: Vec::new() };
     for (number, entry) in (1u32..).zip(&entries).filter(|(_, entry)| entry.is_used()) {
-        let Some(sectors) = entry.ending_lba.checked_sub(entry.starting_lba).and_then(|last| last.checked_add(1))
+        let Some(sectors) =
+            entry.ending_lba.checked_sub(entry.starting_lba).and_then(|last| last.checked_add(1))
         else {
             return Err(broken(format!("partition {number} ends before it starts")));
         };
@@ -118,7 +118,9 @@ fn gpt(file: &mut File, path: &Path, len: u64) -> Result<Table, Error> {
         .map_err(gptman::Error::from)
         .and_then(|_| GPTHeader::read_from(file));
     if let Err(error) = backup {
-        table.warnings.push(format!("the backup partition table is damaged ({error}); `sgdisk -e` writes it anew"));
+        table
+            .warnings
+            .push(format!("the backup partition table is damaged ({error}); `sgdisk -e` writes it anew"));
     }
     Ok(table)
 }
@@ -126,7 +128,9 @@ fn gpt(file: &mut File, path: &Path, len: u64) -> Result<Table, Error> {
 /// The four entries of an MBR, at byte 446; an extended partition is listed, not followed.
 fn mbr(head: &[u8], path: &Path, len: u64) -> Result<Table, Error> {
     let word = |bytes: &[u8], at: usize| -> u64 {
-        bytes.get(at..at + 4).map_or(0, |bytes| u64::from(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])))
+        bytes
+            .get(at..at + 4)
+            .map_or(0, |bytes| u64::from(u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])))
     };
     let signature = word(head, 440);
     let mut table = Table { kind: TableKind::Mbr, partitions: Vec::new(), warnings: Vec::new() };
@@ -213,12 +217,15 @@ fn what_is(head: &[u8], file: &mut File) -> String {
         return "it is a FAT file system without a partition table around it".into();
     }
     let mut iso = [0; 5];
-    if file.seek(SeekFrom::Start(0x8001)).and_then(|_| file.read_exact(&mut iso)).is_ok() && &iso == b"CD001" {
+    if file.seek(SeekFrom::Start(0x8001)).and_then(|_| file.read_exact(&mut iso)).is_ok() && &iso == b"CD001"
+    {
         return "it is an ISO 9660 image, not a disk".into();
     }
     let first = &head[..head.len().min(512)];
     let printable = |byte: &u8| byte.is_ascii_graphic() || byte.is_ascii_whitespace() || *byte >= 0x80;
-    if first.iter().all(printable) && std::str::from_utf8(first).map_or_else(|e| e.error_len().is_none(), |_| true) {
+    if first.iter().all(printable)
+        && std::str::from_utf8(first).map_or_else(|e| e.error_len().is_none(), |_| true)
+    {
         let line = String::from_utf8_lossy(first);
         let line: String = line.lines().next().unwrap_or_default().chars().take(60).collect();
         return format!("it is a text file that starts with {line:?}");
@@ -239,7 +246,12 @@ pub(crate) struct NewPartition {
 }
 
 /// Writes a protective MBR and both tables; the file must have its final size.
-pub(crate) fn write(file: &mut File, path: &Path, disk: [u8; 16], partitions: &[NewPartition]) -> Result<(), Error> {
+pub(crate) fn write(
+    file: &mut File,
+    path: &Path,
+    disk: [u8; 16],
+    partitions: &[NewPartition],
+) -> Result<(), Error> {
     let failed = |error: gptman::Error| match error {
         gptman::Error::Io(source) => {
             std::io::Result::<()>::Err(source).at("write the partition table of", path).expect_err("an error")

@@ -19,7 +19,10 @@ pub fn credentials(injection: &Injection) -> Result<Vec<(String, Vec<u8>)>, Erro
     let mut list: Vec<(String, Vec<u8>)> = Vec::new();
     let mut early = Vec::new();
     if injection.agent {
-        list.push((format!("systemd.extra-unit.{AGENT_UNIT}"), unit::from_disk(&injection.agent_args).into()));
+        list.push((
+            format!("systemd.extra-unit.{AGENT_UNIT}"),
+            unit::from_disk(&injection.agent_args).into(),
+        ));
         early.push(AGENT_UNIT);
     }
     if let Some(name) = &injection.hostname {
@@ -77,7 +80,10 @@ mod tests {
         let injection = Injection {
             agent: true,
             hostname: Some("server-1".into()),
-            networkd: vec![("20-cluster.network".into(), "[Match]\n".into()), ("bond0.netdev".into(), "x".into())],
+            networkd: vec![
+                ("20-cluster.network".into(), "[Match]\n".into()),
+                ("bond0.netdev".into(), "x".into()),
+            ],
             ..Injection::default()
         };
         assert_eq!(
@@ -92,7 +98,11 @@ mod tests {
         );
         let list = credentials(&injection).unwrap();
         let wants = String::from_utf8(list[4].1.clone()).unwrap();
-        assert!(wants.contains("rackless-agent.service systemd-network-generator.service systemd-networkd.service"));
+        assert!(
+            wants.contains(
+                "rackless-agent.service systemd-network-generator.service systemd-networkd.service"
+            )
+        );
         assert!(smbios_values(&list).iter().all(|value| !value.contains(',')));
     }
 
@@ -110,7 +120,8 @@ mod tests {
     #[test]
     fn names_that_the_guest_would_not_take_are_refused() {
         for name in ["10-a.conf", ".network", "../x.network", "a b.network", "-.link/.link"] {
-            let injection = Injection { networkd: vec![(name.into(), String::new())], ..Injection::default() };
+            let injection =
+                Injection { networkd: vec![(name.into(), String::new())], ..Injection::default() };
             assert!(matches!(credentials(&injection), Err(Error::BadCredential { .. })), "{name}");
         }
         for name in ["", "a_b", "-a", "a..b", &"a".repeat(65)] {

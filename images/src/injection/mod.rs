@@ -61,5 +61,8 @@ fn check_hostname(name: &str) -> Result<(), Error> {
     if name.len() <= 64 && name.split('.').all(label) {
         return Ok(());
     }
-    Err(Error::BadCredential { name: name.to_owned(), problem: "it is no hostname (RFC 1123, at most 64 bytes)" })
+    Err(Error::BadCredential {
+        name: name.to_owned(),
+        problem: "it is no hostname (RFC 1123, at most 64 bytes)",
+    })
 }
