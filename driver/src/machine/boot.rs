@@ -61,7 +61,7 @@ impl Machine {
         self.die(instance, Cause::QemuExited { status: status.to_string(), said });
     }
 
-    async fn watch_monitor(&self, instance: &Instance) {
+    async fn watch_monitor(&self, instance: &Arc<Instance>) {
         let mut events = instance.qmp.events();
         while let Ok(event) = events.recv().await {
             let reason = || event.data["reason"].as_str().unwrap_or("no reason given").to_owned();
@@ -70,12 +70,23 @@ impl Machine {
                 "SHUTDOWN" if event.data["guest"].as_bool() == Some(true) => {
                     self.die(instance, Cause::UnexpectedShutdown { reason: reason() });
                 }
-                "RESET" if event.data["guest"].as_bool() == Some(true) && !instance.take_expected_reset() => {
-                    self.die(instance, Cause::UnexpectedReset { reason: reason() });
-                }
+                "RESET" => self.was_reset(instance, reason()),
                 "VSERPORT_CHANGE" if event.data["open"].as_bool() == Some(false) => self.agent_left(instance).await,
                 _ => {}
             }
+        }
+    }
+
+    /// A reset that was asked for begins a new boot. Firmware resets its machine at will (SeaBIOS does so after
+    /// each reset of the guest); any later one is the guest's.
+    fn was_reset(&self, instance: &Arc<Instance>, reason: String) {
+        if instance.take_expected_reset() {
+            instance.guest.send_replace(None);
+            instance.console.set_stage(Stage::Spawned);
+            instance.resets.send_modify(|count| *count += 1);
+            self.watch_boot(instance);
+        } else if instance.console.stage() > Stage::Firmware {
+            self.die(instance, Cause::UnexpectedReset { reason });
         }
     }
 

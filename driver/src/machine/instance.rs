@@ -27,6 +27,8 @@ pub(super) struct Instance {
     pub(super) console: Console,
     /// The agent's channel, once it has greeted; `None` again while the guest reboots.
     pub(super) guest: watch::Sender<Option<Guest>>,
+    /// Counts the resets that were asked for.
+    pub(super) resets: watch::Sender<u64>,
     /// How the agent is reached.
     pub(super) transport: Option<Arc<dyn Transport>>,
     /// The vhost-user-vsock daemon, which must live as long as QEMU.
@@ -133,6 +135,7 @@ pub(super) async fn power_on(machine: &Machine) -> Result<Instance, Error> {
         qmp,
         console,
         guest: watch::Sender::new(None),
+        resets: watch::Sender::new(0),
         transport: way.transport,
         _vsock_daemon: way.daemon,
         started,

@@ -9,7 +9,6 @@ use futures::future::BoxFuture;
 
 use super::{Machine, Timer, instance};
 use crate::Error;
-use crate::console::Stage;
 
 /// What an orderly shutdown may take, before scaling.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(60);
@@ -169,21 +168,14 @@ impl Reboot<'_> {
             let _power = machine.inner.power.lock().await;
             let instance = machine.running("reboot")?;
             let timer = Timer::start();
-            let mut events = instance.qmp.events();
+            let mut resets = instance.resets.subscribe();
+            resets.mark_unchanged();
             instance.expect_reset(true);
             machine.event("power", "rebooting", serde_json::Value::Null);
             guest.reboot().await.map_err(|e| machine.guest_error("asking the guest to reboot", e))?;
-            let reset = async {
-                while let Ok(event) = events.recv().await {
-                    if event.name == "RESET" {
-                        return true;
-                    }
-                }
-                false
-            };
             let limit = machine.limit(self.limit);
-            let was_reset = machine.until_death(tokio::time::timeout(limit, reset)).await?;
-            if !matches!(was_reset, Ok(true)) {
+            let reset = machine.until_death(tokio::time::timeout(limit, resets.changed())).await?;
+            if !matches!(reset, Ok(Ok(()))) {
                 instance.expect_reset(false);
                 return Err(Error::Condition {
                     machine: machine.name().to_owned(),
@@ -194,9 +186,6 @@ impl Reboot<'_> {
                     artifacts: machine.artifacts().to_owned(),
                 });
             }
-            instance.guest.send_replace(None);
-            instance.console.set_stage(Stage::Spawned);
-            machine.watch_boot(&instance);
         }
         machine.wait_ready().await
     }
