@@ -66,6 +66,9 @@ pub enum Error {
         /// All that it said.
         log: Option<PathBuf>,
     },
+    /// A build's run directory could not be made.
+    #[error("a build can't be written down, so that its remains would not be found: {0}")]
+    Run(#[from] process::Error),
     /// The file system that holds `path` is full.
     #[error("no space left for {}, while {operation}: free some, or point {knob} at a larger file system", .path.display())]
     DiskFull {

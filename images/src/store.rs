@@ -176,7 +176,9 @@ impl Store {
         let work = self.work_dir(&entry);
         filesystem::remove(&work)?;
         std::fs::create_dir_all(&work).at("make", &work)?;
-        let scratch = Scratch::make(entry_name(&entry))?;
+        // What mmdebstrap started is not ours to await once we are killed: the next start finds it by this directory.
+        let run = process::RunDir::create(&format!("image-{}-{}", recipe.name, std::process::id()))?;
+        let scratch = Scratch::make(&self.root, entry_name(&entry))?;
         let site = Site {
             entry: &work,
             scratch: scratch.path(),
@@ -195,7 +197,7 @@ impl Store {
             Err(error) => return Err(self.keep_log(error, &work, &entry)),
         };
         self.put(&work, &entry)?;
-        drop(held);
+        drop((run, held));
         report.phase(Phase::Done);
         Ok(manifest)
     }
@@ -385,18 +387,26 @@ impl Store {
         })
     }
 
-    /// Removes the remains of builds whose lock nobody holds.
+    /// Removes the remains of builds whose lock nobody holds. What can't be removed yet, since a killed build's
+    /// programs still write there, is left for the next time.
     fn sweep(&self) -> Result<(), Error> {
         let tmp = self.root.join("tmp");
-        for entry in std::fs::read_dir(&tmp).at("read", &tmp)? {
-            let path = entry.at("read", &tmp)?.path();
-            if !path.is_dir() {
-                continue;
+        let mut remains: Vec<(String, PathBuf)> = Vec::new();
+        for found in std::fs::read_dir(&tmp).at("read", &tmp)? {
+            let path = found.at("read", &tmp)?.path();
+            if path.is_dir() {
+                remains.push((entry_name(&path).to_owned(), path));
             }
-            let lock = self.root.join("locks").join(entry_name(&path));
+        }
+        remains.extend(Scratch::all_of(&self.root));
+        let mut reaped = false;
+        for (entry, path) in remains {
+            let lock = self.root.join("locks").join(entry);
             if let Some(_held) = EntryLock::try_take(&lock)? {
-                filesystem::remove(&path)?;
-                filesystem::remove(&Scratch::location(entry_name(&path)))?;
+                if !std::mem::replace(&mut reaped, true) {
+                    let _ = process::reap_stale();
+                }
+                let _ = filesystem::remove(&path);
             }
         }
         Ok(())
@@ -437,28 +447,46 @@ fn entry_name(entry: &Path) -> &str {
 struct Scratch(PathBuf);
 
 impl Scratch {
-    fn location(entry: &str) -> PathBuf {
-        std::env::temp_dir().join(format!("rackless-images-{}", Uid::effective())).join(entry)
+    fn parent() -> PathBuf {
+        std::env::temp_dir().join(format!("rackless-images-{}", Uid::effective()))
     }
 
-    fn make(entry: &str) -> Result<Scratch, Error> {
+    /// The middle of its name: two caches may share a TMPDIR.
+    fn mark(root: &Path) -> String {
+        blake3::hash(root.as_os_str().as_encoded_bytes()).to_hex()[..8].to_owned()
+    }
+
+    fn make(root: &Path, entry: &str) -> Result<Scratch, Error> {
         use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-        let path = Scratch::location(entry);
-        let parent = path.parent().unwrap_or(&path);
-        match std::fs::DirBuilder::new().mode(0o755).create(parent) {
+        let parent = Scratch::parent();
+        match std::fs::DirBuilder::new().mode(0o755).create(&parent) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            other => other.at("make", parent)?,
+            other => other.at("make", &parent)?,
         }
         // Others may write to /tmp: what lies there under our name must be ours.
-        let meta = parent.symlink_metadata().at("read", parent)?;
+        let meta = parent.symlink_metadata().at("read", &parent)?;
         if !meta.is_dir() || meta.uid() != Uid::effective().as_raw() {
             let source = std::io::Error::other("it belongs to another user: remove it, or set TMPDIR");
-            return Err(Error::File { operation: "use", path: parent.to_owned(), source });
+            return Err(Error::File { operation: "use", path: parent, source });
         }
-        filesystem::remove(&path)?;
-        std::fs::DirBuilder::new().create(&path).at("make", &path)?;
+        let path = tempfile::Builder::new()
+            .prefix(&format!("{entry}.{}.", Scratch::mark(root)))
+            .tempdir_in(&parent)
+            .at("make a directory in", &parent)?
+            .keep();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o1777)).at("open up", &path)?;
         Ok(Scratch(path))
+    }
+
+    /// Those of a cache, with the entry that each was made for.
+    fn all_of(root: &Path) -> Vec<(String, PathBuf)> {
+        let mark = format!(".{}.", Scratch::mark(root));
+        let Ok(found) = std::fs::read_dir(Scratch::parent()) else { return Vec::new() };
+        let split = |path: PathBuf| {
+            let (entry, _) = entry_name(&path).split_once(&mark)?;
+            Some((entry.to_owned(), path))
+        };
+        found.flatten().filter_map(|found| split(found.path())).collect()
     }
 
     fn path(&self) -> &Path {
