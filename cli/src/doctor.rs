@@ -36,7 +36,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let vsock = Path::new("/dev/vhost-vsock");
     let text = match vsock.exists() {
         true => "/dev/vhost-vsock is there".to_owned(),
-        false => "no /dev/vhost-vsock; it is not needed, since the agent's channel is a virtserialport".to_owned(),
+        false => {
+            "no /dev/vhost-vsock; it is not needed, since the agent's channel is a virtserialport".to_owned()
+        }
     };
     say("vsock of the host", Ok(text));
     if missing > 0 {

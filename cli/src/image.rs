@@ -172,8 +172,16 @@ fn build(recipe: &str, force: bool, json: bool) -> Result<()> {
         recipe
     } else {
         store.recipe(recipe).ok_or_else(|| {
-            let known = store.list().unwrap_or_default().into_iter().map(|one| one.name).collect::<Vec<_>>().join(", ");
-            BadInput::new(anyhow::anyhow!("there is no recipe {recipe:?}; known are {known}, or give a file that ends in .toml"))
+            let known = store
+                .list()
+                .unwrap_or_default()
+                .into_iter()
+                .map(|one| one.name)
+                .collect::<Vec<_>>()
+                .join(", ");
+            BadInput::new(anyhow::anyhow!(
+                "there is no recipe {recipe:?}; known are {known}, or give a file that ends in .toml"
+            ))
         })?
     };
     let manifest = store.build(&recipe, force).map_err(judged)?;
@@ -189,7 +197,8 @@ fn show(disk: &Path, json: bool) -> Result<()> {
     let path = match disk.to_str().filter(|_| by_name) {
         Some(name) => {
             let image = store()?.cached(name).map_err(judged)?;
-            let image = image.with_context(|| format!("image {name} is not built yet: `rackless image build {name}`"))?;
+            let image = image
+                .with_context(|| format!("image {name} is not built yet: `rackless image build {name}`"))?;
             image.disk
         }
         None => disk.to_owned(),

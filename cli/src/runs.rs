@@ -38,7 +38,9 @@ impl Target {
         }
         match found.len() {
             1 => found.pop().context("one was counted"),
-            0 if known.is_empty() => bail!("no lab is running; `--keep-vms` keeps the machines of a test that failed"),
+            0 if known.is_empty() => {
+                bail!("no lab is running; `--keep-vms` keeps the machines of a test that failed")
+            }
             0 => Err(BadInput::new(anyhow::anyhow!(
                 "no running machine {:?}; there are {}",
                 self.machine,

@@ -57,7 +57,8 @@ pub enum Error {
     /// No UEFI firmware.
     #[error(
         "UEFI firmware (OVMF) is missing: `cargo xtask setup` installs it, or name its two files in \
-         RACKLESS_FIRMWARE_CODE and RACKLESS_FIRMWARE_VARS; looked at {}", list(looked_at)
+         RACKLESS_FIRMWARE_CODE and RACKLESS_FIRMWARE_VARS; looked at {}",
+        list(looked_at)
     )]
     FirmwareMissing {
         /// Every place.
@@ -308,7 +309,9 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
-            Self::CommandFailed { .. } | Self::CommandSucceeded { .. } | Self::NoSuchMachine { .. } => Kind::Product,
+            Self::CommandFailed { .. } | Self::CommandSucceeded { .. } | Self::NoSuchMachine { .. } => {
+                Kind::Product
+            }
             Self::Boot { .. } | Self::Condition { .. } => Kind::Timeout,
             Self::Console { source, .. } if source.is_timeout() => Kind::Timeout,
             Self::Guest { source, .. } if source.is_timeout() => Kind::Timeout,
@@ -351,7 +354,11 @@ fn list(paths: &[PathBuf]) -> impl fmt::Display {
 }
 
 fn full_disk_hint(said: &str) -> &'static str {
-    if said.contains("No space left") { "; free some space, or set RACKLESS_ARTIFACTS to a larger disk" } else { "" }
+    if said.contains("No space left") {
+        "; free some space, or set RACKLESS_ARTIFACTS to a larger disk"
+    } else {
+        ""
+    }
 }
 
 #[cfg(test)]

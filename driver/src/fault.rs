@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use serde_json::json;
 
+use crate::Error;
 use crate::lab::Context;
 use crate::machine::Machine;
 use crate::supervisor::Event;
-use crate::Error;
 
 /// A fault that lasts until it is healed.
 ///

@@ -111,7 +111,8 @@ impl Lab {
         run.own(&scratch).map_err(|source| Error::Run { source })?;
         let switch = Switch::start(SwitchOptions::new(&spec.name, run.path()))?;
         switch.capture_to(&net.join(format!("{}.pcapng", spec.name)), &switch::FrameFilter::new())?;
-        let context = Arc::new(Context { qemu, accel, firmware, artifacts, scratch, supervisor, switch, run });
+        let context =
+            Arc::new(Context { qemu, accel, firmware, artifacts, scratch, supervisor, switch, run });
         let mut machines = Vec::new();
         for machine in spec.machines {
             machines.push(Machine::create(machine, context.clone()).await?);
@@ -298,7 +299,9 @@ fn check(spec: &LabSpec) -> Result<(), Error> {
     for machine in &spec.machines {
         let problem = if !names.insert(&machine.name) {
             "there are two machines of that name".to_owned()
-        } else if machine.name.is_empty() || !machine.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+        } else if machine.name.is_empty()
+            || !machine.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+        {
             "the name must be a hostname: letters, digits and hyphens".to_owned()
         } else if machine.vcpus == 0 || machine.memory_mib < 64 {
             format!("{} vCPUs and {} MiB are no machine", machine.vcpus, machine.memory_mib)

@@ -25,8 +25,9 @@ pub use error::{Error, Kind};
 pub use fault::Fault;
 pub use lab::{Lab, LabOptions};
 pub use machine::{
-    Command, CopyFrom, CopyTo, Execute, Fail, Machine, Reboot, Shutdown, Succeed, WaitFile, WaitPort, WaitReady,
-    WaitUnit, WaitUntilFails, WaitUntilSucceeds,
+    Command, CopyFrom, CopyTo, Execute, Fail, Machine, Reboot, Shutdown, Succeed, WaitFile, WaitPort,
+    WaitReady, WaitUnit, WaitUntilFails, WaitUntilSucceeds,
 };
 pub use poll::poll_until;
 pub use supervisor::{Event, Supervisor, Unsupervised};
+pub use vsock_way::{has_vhost_user_vsock, has_vsock};

@@ -56,7 +56,7 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn gives_what_the_attempt_gives() {
         let mut calls = 0;
         let got = poll_until(Duration::from_secs(5), async || {

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use process::{Child, Command, Stdio};
 
+use crate::Error;
 use crate::guest::{Transport, VhostUserVsock, Vsock};
 use crate::machine::Machine;
 use crate::poll::poll_until;
 use crate::spec::Channel;
-use crate::Error;
 
 /// The daemon of rust-vmm's vhost-device project.
 const DAEMON: &str = "vhost-device-vsock";
@@ -25,6 +25,18 @@ pub(crate) struct VsockWay {
     pub(crate) cid: Option<u32>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) daemon: Option<Child>,
+}
+
+/// Whether the host's kernel gives guests AF_VSOCK: `/dev/vhost-vsock` opens.
+#[must_use]
+pub fn has_vsock() -> bool {
+    std::fs::OpenOptions::new().read(true).write(true).open("/dev/vhost-vsock").is_ok()
+}
+
+/// Whether the daemon for vhost-user-vsock is there, which needs nothing of the kernel.
+#[must_use]
+pub fn has_vhost_user_vsock() -> bool {
+    find_daemon().is_some()
 }
 
 /// Opens the way for `machine`.
@@ -69,7 +81,8 @@ async fn daemon(machine: &Machine) -> Result<VsockWay, Error> {
         .arg(&host)
         .stdout(Stdio::File(out))
         .stderr(Stdio::File(err));
-    let child = process::spawn(command).map_err(|source| Error::Tool { operation: "starting the vsock daemon", source })?;
+    let child = process::spawn(command)
+        .map_err(|source| Error::Tool { operation: "starting the vsock daemon", source })?;
     let up = poll_until(machine.limit(DAEMON_LIMIT), async || {
         if device.exists() {
             return Some(true);
@@ -77,8 +90,12 @@ async fn daemon(machine: &Machine) -> Result<VsockWay, Error> {
         child.try_status().map(|_| false)
     });
     if up.await != Some(true) {
-        let said = fs_err::read(&log).map(|t| crate::error::last_lines(&t, 3).join(" / ")).unwrap_or_default();
-        return Err(unavailable(format!("{DAEMON} made no socket: {said} (its output is in {})", log.display())));
+        let said =
+            fs_err::read(&log).map(|t| crate::error::last_lines(&t, 3).join(" / ")).unwrap_or_default();
+        return Err(unavailable(format!(
+            "{DAEMON} made no socket: {said} (its output is in {})",
+            log.display()
+        )));
     }
     let transport = Arc::new(VhostUserVsock::new(host, agent_proto::VSOCK_PORT));
     Ok(VsockWay { socket: Some(device), cid: None, transport, daemon: Some(child) })

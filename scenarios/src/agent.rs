@@ -24,14 +24,26 @@ pub(crate) async fn binary() -> anyhow::Result<PathBuf> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the workspace has a root")?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from);
     if !workspace.join("driver/agent/Cargo.toml").is_file() {
-        bail!("no agent: name its binary in RACKLESS_AGENT (the source tree that this test was built from is gone)");
+        bail!(
+            "no agent: name its binary in RACKLESS_AGENT (the source tree that this test was built from is gone)"
+        );
     }
     let triple = format!("{}-unknown-linux-{}", std::env::consts::ARCH, libc_name());
     // A folder of its own: another build of the workspace, with other flags, must neither wait nor be thrown away.
     let target = target.join("agent");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let command = process::Command::new(cargo)
-        .args(["build", "--quiet", "--locked", "--package", "agent", "--profile", "agent", "--target", &triple])
+        .args([
+            "build",
+            "--quiet",
+            "--locked",
+            "--package",
+            "agent",
+            "--profile",
+            "agent",
+            "--target",
+            &triple,
+        ])
         .arg("--target-dir")
         .arg(&target)
         .cwd(workspace)

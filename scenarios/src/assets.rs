@@ -43,7 +43,11 @@ impl Assets {
 
     async fn gather(t: &Testbed) -> anyhow::Result<Arc<Self>> {
         for reaped in process::reap_stale()? {
-            t.note(&format!("cleared what a killed run left behind: {} ({} processes)", reaped.run, reaped.killed.len()));
+            t.note(&format!(
+                "cleared what a killed run left behind: {} ({} processes)",
+                reaped.run,
+                reaped.killed.len()
+            ));
         }
         let qemu = Qemu::find().await?;
         let channel = channel()?;
@@ -113,10 +117,9 @@ pub(crate) fn run_name() -> String {
 
 fn channel() -> anyhow::Result<Channel> {
     let asked = std::env::var("RACKLESS_CHANNEL").unwrap_or_default();
-    let host_has_vsock = || std::fs::OpenOptions::new().read(true).write(true).open("/dev/vhost-vsock").is_ok();
     match asked.as_str() {
         "" | "virtserialport" => Ok(Channel::Virtserial),
-        "vsock" if host_has_vsock() => Ok(Channel::Vsock),
+        "vsock" if driver::has_vsock() => Ok(Channel::Vsock),
         "vsock" | "vhost-user-vsock" => Ok(Channel::VhostUserVsock),
         _ => bail!("RACKLESS_CHANNEL is {asked:?}: expected `virtserialport`, `vsock` or `vhost-user-vsock`"),
     }

@@ -13,7 +13,7 @@ use crate::rack::{BootMode, Rack};
 
 /// Seconds, for limits: `secs(30)`.
 #[must_use]
-pub fn secs(seconds: u64) -> Duration {
+pub const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 

@@ -90,7 +90,10 @@ impl<'c> Etcd<'c> {
     /// When `from` does not answer or there is no leader.
     pub async fn leader(&self, from: &str) -> anyhow::Result<String> {
         let status = self.status(from).await?;
-        let id = status["leader"].as_u64().filter(|&id| id != 0).with_context(|| format!("{from} knows no leader"))?;
+        let id = status["leader"]
+            .as_u64()
+            .filter(|&id| id != 0)
+            .with_context(|| format!("{from} knows no leader"))?;
         let members = self.run(&self.cluster[from], "member list -w json").await?;
         let members: Value = serde_json::from_str(&members).context("etcdctl member list")?;
         let all = members["members"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -114,7 +117,10 @@ impl<'c> Etcd<'c> {
         });
         found.await.with_context(|| {
             let artifacts = machine.artifacts().display();
-            format!("{from}: {old} still leads, or nobody does, {} s after it was cut; artefacts: {artifacts}", limit.as_secs())
+            format!(
+                "{from}: {old} still leads, or nobody does, {} s after it was cut; artefacts: {artifacts}",
+                limit.as_secs()
+            )
         })?
     }
 
@@ -155,7 +161,8 @@ impl<'c> Etcd<'c> {
         let put = self.etcdctl(LOCAL, "put rackless/refused 1");
         let output = self.cluster[from].fail(put).within(secs(30)).await?;
         let said = String::from_utf8_lossy(&output.stderr);
-        let no_quorum = ["deadline exceeded", "no leader", "request timed out"].iter().any(|r| said.contains(r));
+        let no_quorum =
+            ["deadline exceeded", "no leader", "request timed out"].iter().any(|r| said.contains(r));
         ensure!(no_quorum, "{from}: the write failed, but not for want of a quorum: {said}");
         Ok(())
     }
@@ -172,7 +179,9 @@ impl<'c> Etcd<'c> {
     }
 
     fn etcdctl(&self, endpoints: &str, command: &str) -> String {
-        format!("etcdctl --endpoints={endpoints} --command-timeout={ANSWER} --dial-timeout={ANSWER} {command}")
+        format!(
+            "etcdctl --endpoints={endpoints} --command-timeout={ANSWER} --dial-timeout={ANSWER} {command}"
+        )
     }
 
     fn endpoints(&self, members: &[&str]) -> anyhow::Result<String> {

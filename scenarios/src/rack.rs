@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use driver::spec::{AgentSpec, Boot, DiskBus, DiskSpec, GuestFile, LabSpec, MachineSpec, NicSpec};
+use driver::spec::{AgentSpec, Boot, Channel, DiskBus, DiskSpec, GuestFile, LabSpec, MachineSpec, NicSpec};
 use driver::{Lab, LabOptions};
 use harness::Testbed;
 use images::Image;
@@ -46,6 +46,7 @@ pub struct Rack {
     image: String,
     boot: BootMode,
     bus: Option<DiskBus>,
+    channel: Option<Channel>,
     memory_mib: u32,
     vcpus: u32,
     edit: Vec<Edit>,
@@ -62,6 +63,7 @@ impl Rack {
             image: "server".to_owned(),
             boot: BootMode::default(),
             bus: None,
+            channel: None,
             memory_mib: MEMORY_MIB,
             vcpus: 1,
             edit: Vec::new(),
@@ -84,6 +86,24 @@ impl Rack {
     pub fn bus(mut self, bus: DiskBus) -> Self {
         self.bus = Some(bus);
         self
+    }
+
+    /// Reaches the agents over another transport than `RACKLESS_CHANNEL` asks for.
+    pub fn channel(mut self, channel: Channel) -> Self {
+        self.channel = Some(channel);
+        self
+    }
+
+    /// Whether this host has the daemon for [`Channel::VhostUserVsock`].
+    #[must_use]
+    pub fn has_vhost_user_vsock() -> bool {
+        driver::has_vhost_user_vsock()
+    }
+
+    /// Whether this host's kernel has what [`Channel::Vsock`] needs.
+    #[must_use]
+    pub fn has_vsock() -> bool {
+        driver::has_vsock()
     }
 
     /// Memory of each machine in MiB.
@@ -140,7 +160,8 @@ impl Rack {
         let image = assets.image(t, &self.image).await?;
         let spec = self.spec(&assets, &image)?;
         // A crowded host may let the test wait here: the deadline stands still.
-        let memory = spec.machines.iter().map(|m| u64::from(m.memory_mib + MachineSpec::QEMU_OVERHEAD_MIB)).sum();
+        let memory =
+            spec.machines.iter().map(|m| u64::from(m.memory_mib + MachineSpec::QEMU_OVERHEAD_MIB)).sum();
         t.budget(memory, spec.vcpus()).await?;
         let supervisor = Arc::new(TestSupervisor::new(t, spec.machines.iter().map(|m| m.name.clone())));
         let kernel = image.kernel.clone();
@@ -182,7 +203,7 @@ impl Rack {
         });
         let units = render::networkd(&self.profile, name)?;
         let addresses = machine.attachments.iter().map(|a| (a.network.clone(), a.address));
-        let channel = assets.channel;
+        let channel = self.channel.unwrap_or(assets.channel);
         let injection = images::injection::Injection {
             agent: true,
             agent_args: Vec::new(),
@@ -196,7 +217,11 @@ impl Rack {
             memory_mib: self.memory_mib,
             vcpus: self.vcpus,
             boot: self.boot_of(image)?,
-            disk: DiskSpec { image: image.disk.clone(), bus: self.bus.unwrap_or(bus(image.bus)), grow_to: None },
+            disk: DiskSpec {
+                image: image.disk.clone(),
+                bus: self.bus.unwrap_or(bus(image.bus)),
+                grow_to: None,
+            },
             nics: nics.collect::<anyhow::Result<_>>()?,
             agent: Some(AgentSpec { disk: Some(assets.agent_disk.clone()), channel }),
             credentials,

@@ -4,7 +4,6 @@ use driver::{Error, Kind};
 use harness::{Class, Options, Suite};
 
 /// Starts a suite. `name` is the test binary's.
-#[must_use]
 pub fn suite(name: &str) -> Suite {
     harness::suite(name).with(Options { classify, ..Options::default() })
 }

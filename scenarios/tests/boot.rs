@@ -39,7 +39,10 @@ async fn boots(t: &mut Testbed, &boot: &BootMode) -> Result {
     t.step("a reboot brings it back", async || {
         let before = machine.succeed("cat /proc/sys/kernel/random/boot_id").await?;
         machine.reboot().await?;
-        ensure!(machine.succeed("cat /proc/sys/kernel/random/boot_id").await? != before, "it did not boot again");
+        ensure!(
+            machine.succeed("cat /proc/sys/kernel/random/boot_id").await? != before,
+            "it did not boot again"
+        );
         Ok(())
     })
     .await?;

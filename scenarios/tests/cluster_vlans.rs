@@ -23,7 +23,8 @@ async fn forms(t: &mut Testbed) -> Result {
         Ok(())
     })
     .await?;
-    t.step("the storage VLAN carries traffic between all pairs", async || c.ping_all("storage").await).await?;
+    t.step("the storage VLAN carries traffic between all pairs", async || c.ping_all("storage").await)
+        .await?;
     t.step("no frame of one VLAN is seen on the other", async || no_leak(&c)).await
 }
 
@@ -31,13 +32,14 @@ async fn wrong_tag_is_isolated(t: &mut Testbed) -> Result {
     let profile = profiles::vlans().with_vlan_id("server-3", "cluster", 201)?;
     let c = Cluster::on(profile).servers(3).launch(t).await?;
     t.step("three machines boot", async || c.wait_ready().await).await?;
-    let etcd = t.step("two members of three form a quorum", async || {
-        let etcd = Etcd::start(&c, "cluster").await?;
-        etcd.wait_healthy_from("server-1", &["server-1", "server-2"]).await?;
-        etcd.wait_put("server-2", "rackless/quorum", "two").await?;
-        Ok(etcd)
-    })
-    .await?;
+    let etcd = t
+        .step("two members of three form a quorum", async || {
+            let etcd = Etcd::start(&c, "cluster").await?;
+            etcd.wait_healthy_from("server-1", &["server-1", "server-2"]).await?;
+            etcd.wait_put("server-2", "rackless/quorum", "two").await?;
+            Ok(etcd)
+        })
+        .await?;
     t.step("the third reaches nobody on the cluster VLAN", async || {
         for other in ["server-1", "server-2"] {
             let address = c.ip(other, "cluster")?;
@@ -65,22 +67,27 @@ async fn heals_after_trunk_loss(t: &mut Testbed) -> Result {
     let etcd = t.step("three etcd members become healthy", async || healthy(&c).await).await?;
     let leader = etcd.leader("server-1").await?;
     let others: Vec<&str> = c.servers().map(|m| m.name()).filter(|n| *n != leader).collect();
-    let first = t.step(format!("the trunk of the leader {leader} is cut: another leads, and takes a write"), async || {
-        let cut = c[leader.as_str()].cut("eth1").await?;
-        let new = etcd.wait_for_other_leader(others[0], &leader).await?;
-        ensure!(others.contains(&new.as_str()), "{new} leads, and is none of {others:?}");
-        etcd.wait_put(others[0], "rackless/heals", "one cut").await?;
-        Ok(cut)
-    })
-    .await?;
-    let second = t.step(format!("the trunk of {} is cut too: writes are refused", others[0]), async || {
-        let cut = c[others[0]].cut("eth1").await?;
-        for name in &others {
-            etcd.refuses_writes(name).await?;
-        }
-        Ok(cut)
-    })
-    .await?;
+    let first = t
+        .step(
+            format!("the trunk of the leader {leader} is cut: another leads, and takes a write"),
+            async || {
+                let cut = c[leader.as_str()].cut("eth1").await?;
+                let new = etcd.wait_for_other_leader(others[0], &leader).await?;
+                ensure!(others.contains(&new.as_str()), "{new} leads, and is none of {others:?}");
+                etcd.wait_put(others[0], "rackless/heals", "one cut").await?;
+                Ok(cut)
+            },
+        )
+        .await?;
+    let second = t
+        .step(format!("the trunk of {} is cut too: writes are refused", others[0]), async || {
+            let cut = c[others[0]].cut("eth1").await?;
+            for name in &others {
+                etcd.refuses_writes(name).await?;
+            }
+            Ok(cut)
+        })
+        .await?;
     t.step("both trunks come back: all are healthy, and have what was written", async || {
         first.heal().await?;
         second.heal().await?;
@@ -105,10 +112,17 @@ fn no_leak(c: &Cluster) -> Result {
     for (network, other) in [("cluster", "storage"), ("storage", "cluster")] {
         let vlan = c.profile().switch_vlan(network)?;
         let tagged = FrameFilter::new().direction(Direction::Out).tagged(vlan);
-        ensure!(!switch.frames(&tagged)?.is_empty(), "no frame tagged {vlan} left the switch: nothing was tested");
+        ensure!(
+            !switch.frames(&tagged)?.is_empty(),
+            "no frame tagged {vlan} left the switch: nothing was tested"
+        );
         for machine in c.lab().machines() {
             let foreign = switch.frames(&tagged.clone().ip(c.ip(machine.name(), other)?))?;
-            ensure!(foreign.is_empty(), "an address of {other} on the VLAN of {network}: {}", describe(&foreign));
+            ensure!(
+                foreign.is_empty(),
+                "an address of {other} on the VLAN of {network}: {}",
+                describe(&foreign)
+            );
         }
         // Inside the switch, too, no frame changed its VLAN on the way.
         let id = VlanId::new(vlan).context("a VLAN id")?;

@@ -1,6 +1,6 @@
 //! A directory for each run: sockets, the children's pids, and a lock that says whether the owner lives.
 //!
-//! `$XDG_RUNTIME_DIR/rackless/<run>/`, or `/tmp/rackless-<uid>/<run>/` where there is no such directory of our own:
+//! `$XDG_RUNTIME_DIR/rackless-runs/<run>/`, or `/tmp/rackless-runs-<uid>/<run>/` where there is no such directory of our own:
 //!
 //! ```text
 //! lock        held (flock) by the owner; the kernel frees it when the owner ends, however it ends
@@ -284,12 +284,12 @@ pub(crate) fn boot_id() -> Result<String, Error> {
 
 /// The bases that exist. A run may have been made with another environment than ours, so both are looked at.
 pub(crate) fn existing_bases() -> Vec<PathBuf> {
-    let bases = [runtime_dir().map(|dir| dir.join("rackless")), Some(fallback_base())];
+    let bases = [runtime_dir().map(|dir| dir.join("rackless-runs")), Some(fallback_base())];
     bases.into_iter().flatten().filter(|base| check_base(base).is_ok()).collect()
 }
 
 fn preferred_base() -> Result<PathBuf, Error> {
-    let base = runtime_dir().map_or_else(fallback_base, |dir| dir.join("rackless"));
+    let base = runtime_dir().map_or_else(fallback_base, |dir| dir.join("rackless-runs"));
     make_base(&base)?;
     Ok(base)
 }
@@ -304,7 +304,7 @@ fn runtime_dir() -> Option<PathBuf> {
 
 fn fallback_base() -> PathBuf {
     // Not TMPDIR: that is often long (a build's or a CI job's), and socket paths are short.
-    PathBuf::from(format!("/tmp/rackless-{}", geteuid().as_raw()))
+    PathBuf::from(format!("/tmp/rackless-runs-{}", geteuid().as_raw()))
 }
 
 pub(crate) fn make_base(base: &Path) -> Result<(), Error> {

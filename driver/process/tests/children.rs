@@ -288,7 +288,7 @@ fn what_a_killed_owner_left_is_reaped() {
         assert!(!process.is_alive(), "{process:?} was left");
     }
     assert_eq!(
-        std::fs::read_dir(dir.path().join("rackless")).unwrap().count(),
+        std::fs::read_dir(dir.path().join("rackless-runs")).unwrap().count(),
         1,
         "only the lock of the base"
     );

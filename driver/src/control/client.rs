@@ -29,8 +29,7 @@ pub fn connect(run: &Path, request: &Request) -> io::Result<Connection> {
     let mut reader = BufReader::new(writer.try_clone()?);
     let mut text = String::new();
     (&mut reader).take(MAX_LINE).read_line(&mut text)?;
-    let answer = serde_json::from_str(&text).map_err(|e| {
-        io::Error::other(format!("the lab answered {text:?}, which is no answer: {e}"))
-    })?;
+    let answer = serde_json::from_str(&text)
+        .map_err(|e| io::Error::other(format!("the lab answered {text:?}, which is no answer: {e}")))?;
     Ok(Connection { answer, reader, writer })
 }

@@ -59,7 +59,9 @@ async fn serve(lab: &Lab, stream: UnixStream) -> io::Result<()> {
             Ok(machine) => console(machine, stream).await,
             Err(message) => answer(&mut stream, &Answer::Error { message }).await,
         },
-        Err(error) => answer(&mut stream, &Answer::Error { message: format!("not a request: {error}") }).await,
+        Err(error) => {
+            answer(&mut stream, &Answer::Error { message: format!("not a request: {error}") }).await
+        }
     }
 }
 
@@ -86,8 +88,13 @@ async fn shell(
     argv: Vec<String>,
     (columns, rows): (u16, u16),
 ) -> io::Result<()> {
-    let argv = if argv.is_empty() { vec!["/bin/sh".into(), "-lc".into(), "exec ${SHELL:-/bin/sh} -l".into()] } else { argv };
-    let exec = Exec::argv(argv).tty(columns, rows).env("TERM", "xterm-256color").user("root").stdin_streamed();
+    let argv = if argv.is_empty() {
+        vec!["/bin/sh".into(), "-lc".into(), "exec ${SHELL:-/bin/sh} -l".into()]
+    } else {
+        argv
+    };
+    let exec =
+        Exec::argv(argv).tty(columns, rows).env("TERM", "xterm-256color").user("root").stdin_streamed();
     let guest = match machine.guest().await {
         Ok(guest) => guest,
         Err(error) => return answer(&mut stream, &Answer::Error { message: error.to_string() }).await,

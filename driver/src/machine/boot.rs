@@ -19,10 +19,21 @@ const LAST_EVENTS: Duration = Duration::from_secs(2);
 impl Machine {
     /// Starts the tasks that watch `instance` until it is over.
     pub(super) fn watch(&self, instance: &Arc<Instance>) {
-        self.spawn_until_over(instance, |machine, instance| async move { machine.watch_exit(&instance).await });
-        self.spawn_until_over(instance, |machine, instance| async move { machine.watch_monitor(&instance).await });
-        self.spawn_until_over(instance, |machine, instance| async move { machine.watch_findings(&instance).await });
-        self.spawn_until_over(instance, |machine, instance| async move { machine.watch_stages(&instance).await });
+        self.spawn_until_over(
+            instance,
+            |machine, instance| async move { machine.watch_exit(&instance).await },
+        );
+        self.spawn_until_over(
+            instance,
+            |machine, instance| async move { machine.watch_monitor(&instance).await },
+        );
+        self.spawn_until_over(instance, |machine, instance| async move {
+            machine.watch_findings(&instance).await
+        });
+        self.spawn_until_over(
+            instance,
+            |machine, instance| async move { machine.watch_stages(&instance).await },
+        );
         self.watch_boot(instance);
     }
 
@@ -32,7 +43,11 @@ impl Machine {
             self.spawn_until_over(instance, |machine, instance| async move {
                 // An error is kept: whoever waits for readiness reports it with the console's last lines.
                 if let Err(error) = machine.bring_up(&instance).await {
-                    machine.event("note", format!("the boot was not finished: {error}"), serde_json::Value::Null);
+                    machine.event(
+                        "note",
+                        format!("the boot was not finished: {error}"),
+                        serde_json::Value::Null,
+                    );
                 }
             });
         }
@@ -71,7 +86,9 @@ impl Machine {
                     self.die(instance, Cause::UnexpectedShutdown { reason: reason() });
                 }
                 "RESET" => self.was_reset(instance, reason()),
-                "VSERPORT_CHANGE" if event.data["open"].as_bool() == Some(false) => self.agent_left(instance).await,
+                "VSERPORT_CHANGE" if event.data["open"].as_bool() == Some(false) => {
+                    self.agent_left(instance).await
+                }
                 _ => {}
             }
         }
@@ -153,7 +170,10 @@ impl Machine {
         self.set_up(&guest).await?;
         instance.console.set_stage(Stage::Agent);
         instance.guest.send_replace(Some(guest.clone()));
-        guest.wait_booted(self.limit(LIMIT)).await.map_err(failed("waiting for systemd to finish the boot"))?;
+        guest
+            .wait_booted(self.limit(LIMIT))
+            .await
+            .map_err(failed("waiting for systemd to finish the boot"))?;
         instance.console.set_stage(Stage::Ready);
         Ok(())
     }

@@ -16,7 +16,10 @@ const QUESTIONS: &[(&str, &str)] = &[
     ("failed-units.txt", "systemctl --failed --no-pager --full; systemctl list-jobs --no-pager"),
     ("addresses.txt", "ip -d addr; ip -s link"),
     ("routes.txt", "ip route show table all; ip -6 route; ip neigh"),
-    ("bonds-and-vlans.txt", "head -n 200 /proc/net/bonding/* /proc/net/vlan/* 2>/dev/null; networkctl --no-pager status -a"),
+    (
+        "bonds-and-vlans.txt",
+        "head -n 200 /proc/net/bonding/* /proc/net/vlan/* 2>/dev/null; networkctl --no-pager status -a",
+    ),
     ("processes.txt", "ps -ef --forest || ps; free -m; df -h"),
     ("dmesg.txt", "dmesg"),
 ];

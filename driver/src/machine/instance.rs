@@ -1,8 +1,8 @@
 //! A machine between power-on and power-off: QEMU and what hangs on it.
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use process::{Child, Command, Stdio};
@@ -117,7 +117,11 @@ pub(super) async fn power_on(machine: &Machine) -> Result<Instance, Error> {
     let serial = accept(serial_listener, "its serial port was not connected").await?;
     let console = Console::capture(
         serial,
-        ConsoleOptions { machine: spec.name.clone(), log: machine.inner.artifacts.join("console.log"), started },
+        ConsoleOptions {
+            machine: spec.name.clone(),
+            log: machine.inner.artifacts.join("console.log"),
+            started,
+        },
     )
     .map_err(Error::file("writing", &machine.inner.artifacts.join("console.log")))?;
     let monitor = accept(qmp_listener, "its monitor was not connected").await?;
@@ -147,7 +151,11 @@ pub(super) async fn power_on(machine: &Machine) -> Result<Instance, Error> {
 }
 
 fn spawn(machine: &Machine, line: &CommandLine, log: &std::path::Path) -> Result<Child, Error> {
-    let out = fs_err::OpenOptions::new().create(true).append(true).open(log).map_err(Error::file("opening", log))?;
+    let out = fs_err::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(log)
+        .map_err(Error::file("opening", log))?;
     let out = out.into_parts().0;
     let err = out.try_clone().map_err(Error::file("opening", log))?;
     let command = Command::new(&line.program)
@@ -220,15 +228,13 @@ async fn agent_way(machine: &Machine) -> Result<Way, Error> {
     match channel {
         Channel::Virtserial => {
             let path = machine.lab_socket("agent")?;
-            let transport = crate::guest::Listener::bind(&path).map_err(Error::file("listening on", &path))?;
+            let transport =
+                crate::guest::Listener::bind(&path).map_err(Error::file("listening on", &path))?;
             Ok(Way { socket: Some(path), transport: Some(Arc::new(transport)), ..Way::default() })
         }
-        Channel::Vsock | Channel::VhostUserVsock => crate::vsock_way::open(machine, channel).await.map(|w| Way {
-            socket: w.socket,
-            cid: w.cid,
-            transport: Some(w.transport),
-            daemon: w.daemon,
-        }),
+        Channel::Vsock | Channel::VhostUserVsock => crate::vsock_way::open(machine, channel)
+            .await
+            .map(|w| Way { socket: w.socket, cid: w.cid, transport: Some(w.transport), daemon: w.daemon }),
     }
 }
 

@@ -21,6 +21,7 @@ pub use files::{CopyFrom, CopyTo};
 pub use power::{Reboot, Shutdown};
 pub use waits::{WaitFile, WaitPort, WaitReady, WaitUnit};
 
+use crate::Error;
 use crate::console::{Console, Stage};
 use crate::death::{Cause, Died};
 use crate::disk::Overlay;
@@ -28,7 +29,6 @@ use crate::guest::{Guest, GuestError};
 use crate::lab::Context;
 use crate::spec::{MachineSpec, NicSpec};
 use crate::supervisor::Event;
-use crate::Error;
 use instance::Instance;
 
 /// How many console lines an error carries.
@@ -69,7 +69,10 @@ struct Plugged {
 
 impl std::fmt::Debug for Machine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Machine").field("name", &self.name()).field("stage", &self.stage()).finish_non_exhaustive()
+        f.debug_struct("Machine")
+            .field("name", &self.name())
+            .field("stage", &self.stage())
+            .finish_non_exhaustive()
     }
 }
 
@@ -83,7 +86,8 @@ impl Machine {
         let vars = match &lab.firmware {
             Some(firmware) if spec.boot == crate::spec::Boot::Firmware => {
                 let copy = scratch.with_extension("vars.fd");
-                fs_err::copy(&firmware.vars, &copy).map_err(Error::file("copying UEFI variables to", &copy))?;
+                fs_err::copy(&firmware.vars, &copy)
+                    .map_err(Error::file("copying UEFI variables to", &copy))?;
                 Some(copy)
             }
             _ => None,
@@ -269,7 +273,11 @@ impl Machine {
             first
         });
         if first {
-            self.event("death", died.cause.to_string(), serde_json::json!({ "stage": died.stage.to_string() }));
+            self.event(
+                "death",
+                died.cause.to_string(),
+                serde_json::json!({ "stage": died.stage.to_string() }),
+            );
         }
     }
 

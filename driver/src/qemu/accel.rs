@@ -90,7 +90,10 @@ pub async fn choose(qemu: &Qemu, kernel: Option<&Path>, memory: &Path) -> Result
         return Ok(Choice { accel: Accel::Tcg, reason: format!("/dev/kvm can't be opened: {source}") });
     }
     let Some(kernel) = kernel else {
-        return Ok(Choice { accel: Accel::Tcg, reason: "/dev/kvm opens, but no kernel is at hand to try it".into() });
+        return Ok(Choice {
+            accel: Accel::Tcg,
+            reason: "/dev/kvm opens, but no kernel is at hand to try it".into(),
+        });
     };
     let note = memory.join(format!("kvm-{}", probe_key(qemu, kernel)));
     if let Ok(text) = fs_err::read_to_string(&note)
@@ -133,7 +136,9 @@ async fn probe(qemu: &Qemu, kernel: &Path) -> Choice {
         .arg("-kernel")
         .arg(kernel);
     match process::run(command, PROBE_LIMIT).await {
-        Ok(output) => judge(output.status.success(), &String::from_utf8_lossy(&output.stdout), &output.stderr),
+        Ok(output) => {
+            judge(output.status.success(), &String::from_utf8_lossy(&output.stdout), &output.stderr)
+        }
         Err(process::Error::Limit { .. }) => Choice {
             accel: Accel::Tcg,
             reason: format!("/dev/kvm opens, but a Linux kernel hangs on it for {} s", PROBE_LIMIT.as_secs()),

@@ -208,7 +208,10 @@ fn agent(line: &mut CommandLine, spec: &MachineSpec, wiring: &Wiring) {
             };
             line.push("-chardev", chardev);
             let port = Opts::new("virtserialport").set("bus", "vser0.0").set("nr", 1);
-            line.push("-device", port.set("chardev", "agent0").set("id", "agentport").set("name", AGENT_PORT));
+            line.push(
+                "-device",
+                port.set("chardev", "agent0").set("id", "agentport").set("name", AGENT_PORT),
+            );
         }
         (Channel::Vsock, Plugs::Driver { cid: Some(cid), .. }) => {
             line.push("-device", pci("vhost-vsock-pci", "vsock0", 0x7).set("guest-cid", cid));

@@ -21,7 +21,10 @@ const PLACES: &[(&str, &str)] = &[
     ("/usr/share/qemu/ovmf-x86_64-4m-code.bin", "/usr/share/qemu/ovmf-x86_64-4m-vars.bin"),
     ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
     ("/usr/share/qemu/edk2-x86_64-code.fd", "/usr/share/qemu/edk2-i386-vars.fd"),
-    ("/run/current-system/sw/share/qemu/edk2-x86_64-code.fd", "/run/current-system/sw/share/qemu/edk2-i386-vars.fd"),
+    (
+        "/run/current-system/sw/share/qemu/edk2-x86_64-code.fd",
+        "/run/current-system/sw/share/qemu/edk2-i386-vars.fd",
+    ),
 ];
 
 impl Firmware {

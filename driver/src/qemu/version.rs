@@ -77,8 +77,10 @@ impl Qemu {
             Err(source) => return Err(Error::Tool { operation: "asking QEMU for its version", source }),
         };
         let banner = String::from_utf8_lossy(&output.stdout).into_owned();
-        let version = Version::parse(&banner)
-            .ok_or_else(|| Error::QemuUnknown { program: program.to_owned(), said: banner.trim().to_owned() })?;
+        let version = Version::parse(&banner).ok_or_else(|| Error::QemuUnknown {
+            program: program.to_owned(),
+            said: banner.trim().to_owned(),
+        })?;
         if version < MINIMUM {
             return Err(Error::QemuTooOld { program: program.to_owned(), version });
         }

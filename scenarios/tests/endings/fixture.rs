@@ -1,0 +1,28 @@
+//! The suite that is started as a child.
+
+use std::time::Duration;
+
+use harness::Suite;
+use scenarios::prelude::*;
+
+pub(crate) fn suite() -> Suite {
+    scenarios::suite("fixture").test("stays", stays).test("loses_qemu", loses_qemu)
+}
+
+/// A machine runs until somebody ends the test.
+async fn stays(t: &mut Testbed) -> Result {
+    let lab = Rack::of(profiles::simple(), &["server-1"]).launch(t).await?;
+    println!("running {}", lab["server-1"].qemu_pid().context("QEMU runs")?);
+    lab["server-1"].wait_until_succeeds("false").within(Duration::from_secs(3600)).await?;
+    Ok(())
+}
+
+/// The machine's QEMU is killed from outside.
+async fn loses_qemu(t: &mut Testbed) -> Result {
+    let lab = Rack::of(profiles::simple(), &["server-1"]).launch(t).await?;
+    let pid = lab["server-1"].qemu_pid().context("QEMU runs")?;
+    let kill = process::Command::new("kill").args(["-KILL", &pid.to_string()]);
+    process::run(kill, secs(10)).await?.checked()?;
+    lab.wait_ready().await?;
+    Ok(())
+}
