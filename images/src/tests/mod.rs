@@ -5,3 +5,4 @@ mod cache;
 mod killed;
 mod owners;
 mod reading;
+mod recipes;
