@@ -129,7 +129,7 @@ impl<'c> Etcd<'c> {
     /// # Errors
     /// When the write is not accepted within etcdctl's 5 s.
     pub async fn put(&self, from: &str, key: &str, value: &str) -> anyhow::Result<()> {
-        self.run(&self.cluster[from], &format!("put {key} {value}")).await.map(drop)
+        self.run(&self.cluster[from], &format!("put '{key}' '{value}'")).await.map(drop)
     }
 
     /// Writes a key through `from`, again until it is accepted.
@@ -137,7 +137,7 @@ impl<'c> Etcd<'c> {
     /// # Errors
     /// When it is not so within 60 s before scaling.
     pub async fn wait_put(&self, from: &str, key: &str, value: &str) -> anyhow::Result<()> {
-        let put = self.etcdctl(LOCAL, &format!("put {key} {value}"));
+        let put = self.etcdctl(LOCAL, &format!("put '{key}' '{value}'"));
         self.cluster[from].wait_until_succeeds(put).within(FORM_LIMIT).await?;
         Ok(())
     }

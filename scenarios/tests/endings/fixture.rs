@@ -12,7 +12,7 @@ pub(crate) fn suite() -> Suite {
 /// A machine runs until somebody ends the test.
 async fn stays(t: &mut Testbed) -> Result {
     let lab = Rack::of(profiles::simple(), &["server-1"]).launch(t).await?;
-    println!("running {}", lab["server-1"].qemu_pid().context("QEMU runs")?);
+    println!("qemu-pid {}", lab["server-1"].qemu_pid().context("QEMU runs")?);
     lab["server-1"].wait_until_succeeds("false").within(Duration::from_secs(3600)).await?;
     Ok(())
 }

@@ -67,7 +67,7 @@ impl Running {
         let mut lines = BufReader::new(stdout).lines();
         let qemu = async {
             while let Some(line) = lines.next_line().await? {
-                if let Some(pid) = line.strip_prefix("running ") {
+                if let Some(pid) = line.strip_prefix("qemu-pid ") {
                     return anyhow::Ok(pid.parse::<u32>()?);
                 }
             }
