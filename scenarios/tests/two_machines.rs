@@ -32,7 +32,8 @@ async fn network(t: &mut Testbed) -> Result {
 async fn tcp(c: &Cluster, from: &str, to: &str) -> Result {
     let address = c.ip(to, "cluster")?;
     c[from].succeed("head -c 5000000 /dev/urandom > /tmp/sent").await?;
-    c[to].succeed("rm -f /tmp/received; systemd-run --unit=receive --collect sh -c 'nc -l 7000 > /tmp/received'").await?;
+    c[to].succeed("rm -f /tmp/received").await?;
+    c[to].succeed("systemd-run --unit=receive --collect sh -c 'nc -l 7000 > /tmp/received'").await?;
     // Not by connecting: the one connection that it takes is the one under test.
     c[to].wait_until_succeeds("ss -Hltn sport = :7000 | grep -q LISTEN").await?;
     c[from].succeed(format!("nc -N {address} 7000 < /tmp/sent")).await?;
