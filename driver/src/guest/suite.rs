@@ -414,7 +414,10 @@ async fn a_failed_unit_ends_the_wait(room: &Room) -> Result<(), String> {
         return Ok(());
     }
     let unit = "rackless-suite-fails.service";
-    let start = ["systemd-run", "--quiet", "--unit", unit, "sh", "-c", "echo last words; exit 3"];
+    // A oneshot is never active before its command has ended; a simple unit would be, for a moment.
+    let kind = "--property=Type=oneshot";
+    let run = ["systemd-run", "--quiet", "--no-block", kind, "--unit", unit];
+    let start = run.into_iter().chain(["sh", "-c", "echo last words; exit 3"]);
     room.run(Exec::argv(start)).await?;
     let waited = room.guest.wait_for_unit(unit, room.limit).await;
     let failed = room.guest.units_failed(room.limit).await.map_err(text)?;
