@@ -16,3 +16,12 @@ pub use cluster::{Cluster, ClusterBuilder, secs};
 pub use etcd::Etcd;
 pub use rack::{BootMode, Rack};
 pub use suite::suite;
+
+// The examples in these files compile, or the doc tests fail.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/writing-tests.md")]
+struct WritingTests;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
