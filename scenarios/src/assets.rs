@@ -23,6 +23,8 @@ pub struct Assets {
     pub qemu: Qemu,
     /// The images.
     pub store: Store,
+    /// The agent's binary.
+    pub agent: PathBuf,
     /// The disk that brings the agent into the guests.
     pub agent_disk: PathBuf,
     /// The way to the agent, from `RACKLESS_CHANNEL`.
@@ -55,10 +57,10 @@ impl Assets {
         let agent = crate::agent::binary().await?;
         let store = Store::open(Store::default_root())?;
         let agent_disk = {
-            let store = store.clone();
+            let (store, agent) = (store.clone(), agent.clone());
             tokio::task::spawn_blocking(move || store.agent_disk(&agent)).await??
         };
-        Ok(Arc::new(Self { qemu, store, agent_disk, channel }))
+        Ok(Arc::new(Self { qemu, store, agent, agent_disk, channel }))
     }
 
     /// An image by name: the user's own disk if one is named for it, else the cached one, else it is built now.

@@ -1,5 +1,6 @@
 //! From a profile and an image to a running lab.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
@@ -7,6 +8,7 @@ use driver::spec::{AgentSpec, Boot, Channel, DiskBus, DiskSpec, GuestFile, LabSp
 use driver::{Lab, LabOptions};
 use harness::Testbed;
 use images::Image;
+use images::injection::{self, CREDENTIALS_SINCE, Injection};
 use profiles::Profile;
 use profiles::render;
 use switch::{PortMode, VlanId, VlanSet};
@@ -47,6 +49,7 @@ pub struct Rack {
     boot: BootMode,
     bus: Option<DiskBus>,
     channel: Option<Channel>,
+    into_copy: bool,
     memory_mib: u32,
     vcpus: u32,
     edit: Vec<Edit>,
@@ -64,6 +67,7 @@ impl Rack {
             boot: BootMode::default(),
             bus: None,
             channel: None,
+            into_copy: false,
             memory_mib: MEMORY_MIB,
             vcpus: 1,
             edit: Vec::new(),
@@ -91,6 +95,13 @@ impl Rack {
     /// Reaches the agents over another transport than `RACKLESS_CHANNEL` asks for.
     pub fn channel(mut self, channel: Channel) -> Self {
         self.channel = Some(channel);
+        self
+    }
+
+    /// Writes the agent and the network's units into a copy of the disk, as is done by itself for a systemd that
+    /// takes no units as credentials (before 254).
+    pub fn into_copy(mut self) -> Self {
+        self.into_copy = true;
         self
     }
 
@@ -158,7 +169,7 @@ impl Rack {
     async fn make(self, t: &Testbed) -> anyhow::Result<Lab> {
         let assets = Assets::get(t).await?;
         let image = assets.image(t, &self.image).await?;
-        let spec = self.spec(&assets, &image)?;
+        let spec = self.spec(t, &assets, &image).await?;
         // A crowded host may let the test wait here: the deadline stands still.
         let memory =
             spec.machines.iter().map(|m| u64::from(m.memory_mib + MachineSpec::QEMU_OVERHEAD_MIB)).sum();
@@ -177,11 +188,11 @@ impl Rack {
         Ok(Lab::create(spec, options).await?)
     }
 
-    fn spec(&self, assets: &Assets, image: &Image) -> anyhow::Result<LabSpec> {
+    async fn spec(&self, t: &Testbed, assets: &Assets, image: &Image) -> anyhow::Result<LabSpec> {
         let plan = render::switch_ports(&self.profile);
         let mut machines = Vec::new();
         for name in &self.machines {
-            machines.push(self.machine(name, assets, image, &plan)?);
+            machines.push(self.machine(t, name, assets, image, &plan).await?);
         }
         let mut spec = LabSpec { name: self.profile.name().to_owned(), machines };
         for edit in &self.edit {
@@ -190,8 +201,9 @@ impl Rack {
         Ok(spec)
     }
 
-    fn machine(
+    async fn machine(
         &self,
+        t: &Testbed,
         name: &str,
         assets: &Assets,
         image: &Image,
@@ -204,26 +216,29 @@ impl Rack {
         let units = render::networkd(&self.profile, name)?;
         let addresses = machine.attachments.iter().map(|a| (a.network.clone(), a.address));
         let channel = self.channel.unwrap_or(assets.channel);
-        let injection = images::injection::Injection {
+        let injection = Injection {
             agent: true,
             agent_args: Vec::new(),
             hostname: Some(name.to_owned()),
             networkd: units,
         };
-        let credentials = images::injection::credentials(&injection)
-            .with_context(|| format!("{name}: the credentials that bring the agent into the guest"))?;
+        let (disk, credentials, agent_disk) = if self.into_copy
+            || image.systemd.is_some_and(|v| v < CREDENTIALS_SINCE)
+        {
+            (written_into_a_copy(t, name, assets, image, injection).await?, Vec::new(), None)
+        } else {
+            let credentials = injection::credentials(&injection)
+                .with_context(|| format!("{name}: the credentials that bring the agent into the guest"))?;
+            (image.disk.clone(), credentials, Some(assets.agent_disk.clone()))
+        };
         Ok(MachineSpec {
             name: name.to_owned(),
             memory_mib: self.memory_mib,
             vcpus: self.vcpus,
             boot: self.boot_of(image)?,
-            disk: DiskSpec {
-                image: image.disk.clone(),
-                bus: self.bus.unwrap_or(bus(image.bus)),
-                grow_to: None,
-            },
+            disk: DiskSpec { image: disk, bus: self.bus.unwrap_or(bus(image.bus)), grow_to: None },
             nics: nics.collect::<anyhow::Result<_>>()?,
-            agent: Some(AgentSpec { disk: Some(assets.agent_disk.clone()), channel }),
+            agent: Some(AgentSpec { disk: agent_disk, channel }),
             credentials,
             hostname: Some(name.to_owned()),
             files: vec![GuestFile { path: "/etc/hosts".to_owned(), content: render::hosts(&self.profile) }],
@@ -246,6 +261,24 @@ impl Rack {
             ),
         }
     }
+}
+
+/// A copy of the image's disk with the agent in it, in the folder that goes with the lab.
+async fn written_into_a_copy(
+    t: &Testbed,
+    name: &str,
+    assets: &Assets,
+    image: &Image,
+    injection: Injection,
+) -> anyhow::Result<PathBuf> {
+    let scratch = t.artifacts().join("scratch");
+    fs_err::create_dir_all(&scratch)?;
+    let copy = scratch.join(format!("{name}.wic"));
+    let (disk, to, agent) = (image.disk.clone(), copy.clone(), assets.agent.clone());
+    let written =
+        tokio::task::spawn_blocking(move || injection::by_debugfs(&disk, &to, &agent, &injection)).await?;
+    written.with_context(|| format!("{name}: writing the agent into a copy of {}", image.disk.display()))?;
+    Ok(copy)
 }
 
 fn port_mode(mode: &render::PortMode) -> anyhow::Result<PortMode> {

@@ -9,6 +9,7 @@ fn main() -> ExitCode {
     suite("boot")
         .cases("boots", ways, boots)
         .cases("disk_bus", buses, disk_bus)
+        .test("agent_written_into_a_copy", agent_written_into_a_copy)
         .test("strangers_disk_on_its_own_bus", strangers_disk_on_its_own_bus)
         .test("strangers_disk_on_the_wrong_bus", strangers_disk_on_the_wrong_bus)
         .run()
@@ -70,6 +71,19 @@ async fn disk_bus(t: &mut Testbed, &bus: &DiskBus) -> Result {
     no_failed_unit(machine).await?;
     let source = machine.succeed("findmnt -no SOURCE /").await?;
     ensure!(source.starts_with(bus.guest_device()), "the root is on {source}, not on {}", bus.guest_device());
+    Ok(())
+}
+
+/// What an old systemd needs works with any: no credential, the agent is in the disk.
+async fn agent_written_into_a_copy(t: &mut Testbed) -> Result {
+    let rack = Rack::of(profiles::simple(), &["server-1"]).boot(BootMode::Firmware).into_copy();
+    let lab = rack.edit(|lab| assert!(lab.machines[0].credentials.is_empty())).launch(t).await?;
+    let machine = &lab["server-1"];
+    machine.wait_ready().await?;
+    no_failed_unit(machine).await?;
+    ensure!(machine.succeed("hostname").await?.trim() == "server-1", "another hostname");
+    let address = machine.address("cluster")?;
+    machine.wait_until_succeeds(format!("ip -o addr show dev eth1 | grep -w {address}")).await?;
     Ok(())
 }
 
