@@ -312,3 +312,47 @@ fn check(spec: &LabSpec) -> Result<(), Error> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::MachineSpec;
+    use crate::spec::tests::machine;
+
+    fn refusal(machines: Vec<MachineSpec>) -> String {
+        let refused = check(&LabSpec { name: "lab".into(), machines }).expect_err("a refused spec");
+        assert_eq!(refused.kind(), crate::Kind::Infra);
+        refused.to_string()
+    }
+
+    #[test]
+    fn two_machines_of_one_name_are_refused() {
+        let machines = vec![machine("server-1"), machine("agent-1"), machine("server-1")];
+        assert_eq!(refusal(machines), "server-1: there are two machines of that name");
+    }
+
+    #[test]
+    fn a_name_that_is_no_hostname_is_refused() {
+        for name in ["server_1", "server 1", "a/b", "..", "sérver", "a.b"] {
+            let told = refusal(vec![machine("agent-1"), machine(name)]);
+            assert_eq!(told, format!("{name}: the name must be a hostname: letters, digits and hyphens"));
+        }
+        assert_eq!(refusal(vec![machine("")]), ": the name must be a hostname: letters, digits and hyphens");
+    }
+
+    #[test]
+    fn a_machine_without_cpus_or_memory_is_refused() {
+        let none = MachineSpec { vcpus: 0, ..machine("server-1") };
+        assert_eq!(refusal(vec![none]), "server-1: 0 vCPUs and 768 MiB are no machine");
+        let little = MachineSpec { memory_mib: 63, ..machine("server-1") };
+        assert_eq!(refusal(vec![little]), "server-1: 2 vCPUs and 63 MiB are no machine");
+    }
+
+    #[test]
+    fn sound_labs_pass_and_so_does_an_empty_one() {
+        let smallest = MachineSpec { vcpus: 1, memory_mib: 64, ..machine("9") };
+        let machines = vec![machine("server-1"), machine("Server-1"), smallest];
+        check(&LabSpec { name: "lab".into(), machines }).expect("a sound lab");
+        check(&LabSpec { name: "lab".into(), machines: Vec::new() }).expect("an empty lab");
+    }
+}

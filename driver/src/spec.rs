@@ -190,3 +190,60 @@ impl LabSpec {
         self.machines.iter().map(|m| m.vcpus).sum()
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use switch::VlanId;
+
+    use super::*;
+
+    /// A machine with two NICs, as tests of other modules want one.
+    pub(crate) fn machine(name: &str) -> MachineSpec {
+        let vlan = |id| VlanId::new(id).expect("a valid VLAN id");
+        let nic = |index: u8, port| NicSpec {
+            name: format!("eth{index}"),
+            mac: format!("52:54:00:00:01:{index:02x}"),
+            port,
+        };
+        MachineSpec {
+            name: name.to_owned(),
+            memory_mib: 768,
+            vcpus: 2,
+            boot: Boot::Firmware,
+            disk: DiskSpec { image: "/images/debian.raw".into(), bus: DiskBus::VirtioBlk, grow_to: None },
+            nics: vec![
+                nic(0, PortMode::Access { vlan: vlan(10) }),
+                nic(1, PortMode::Access { vlan: vlan(20) }),
+            ],
+            agent: None,
+            credentials: Vec::new(),
+            hostname: None,
+            files: Vec::new(),
+            addresses: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_lab_takes_the_sum_of_its_machines_and_qemu_besides() {
+        let lab = LabSpec { name: "lab".into(), machines: vec![machine("a"), machine("b")] };
+        assert_eq!(lab.memory_mib(), 2 * (768 + MachineSpec::QEMU_OVERHEAD_MIB));
+        assert_eq!(lab.vcpus(), 4);
+    }
+
+    #[test]
+    fn words_for_test_names_and_files_are_stable() {
+        for (bus, word, device) in [
+            (DiskBus::VirtioBlk, "virtio-blk", "/dev/vda"),
+            (DiskBus::VirtioScsi, "virtio-scsi", "/dev/sda"),
+            (DiskBus::Sata, "sata", "/dev/sda"),
+            (DiskBus::Nvme, "nvme", "/dev/nvme0n1"),
+        ] {
+            assert_eq!((bus.to_string().as_str(), bus.guest_device()), (word, device));
+            assert_eq!(serde_json::to_value(bus).expect("JSON"), word);
+            assert_eq!(serde_json::from_value::<DiskBus>(word.into()).expect("a bus"), bus);
+        }
+        assert_eq!(Boot::Firmware.word(), "firmware");
+        let direct = Boot::Direct { kernel: "/k".into(), initrd: None, cmdline: String::new() };
+        assert_eq!(direct.word(), "direct");
+    }
+}
