@@ -49,7 +49,8 @@ pub struct Command<'m, Verb> {
 }
 
 impl Machine {
-    /// Runs `command` in a shell (`/bin/sh -c`) as root and gives its output, however it ended.
+    /// Runs `command` in a shell as root and gives its output, however it ended. The shell is
+    /// `bash -euo pipefail -c`, or `sh -eu -c` where the guest has no bash.
     ///
     /// As all commands: 60 s before scaling, then it and all that it started are killed in the guest.
     pub fn execute(&self, command: impl Into<String>) -> Command<'_, Execute> {
