@@ -71,3 +71,59 @@ pub struct MachineState {
     /// The monitor that QEMU listens on for people.
     pub monitor: std::path::PathBuf,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use serde::de::DeserializeOwned;
+
+    use super::*;
+
+    /// The lines on the wire: `rackless` of one version may talk to a lab of another.
+    fn pinned<T: Serialize + DeserializeOwned + PartialEq + Debug>(value: &T, json: &str) {
+        assert_eq!(serde_json::to_string(value).expect("JSON"), json);
+        assert_eq!(&serde_json::from_str::<T>(json).expect("the value"), value);
+    }
+
+    #[test]
+    fn requests_on_the_wire() {
+        pinned(&Request::Machines, r#"{"request":"machines"}"#);
+        pinned(
+            &Request::Console { machine: "server-1".into() },
+            r#"{"request":"console","machine":"server-1"}"#,
+        );
+        let shell = Request::Shell {
+            machine: "server-1".into(),
+            argv: vec!["ip".into(), "a".into()],
+            columns: 80,
+            rows: 24,
+        };
+        pinned(
+            &shell,
+            r#"{"request":"shell","machine":"server-1","argv":["ip","a"],"columns":80,"rows":24}"#,
+        );
+    }
+
+    #[test]
+    fn answers_on_the_wire() {
+        pinned(&Answer::Ok, r#"{"answer":"ok"}"#);
+        pinned(&Answer::Error { message: "a\nb".into() }, r#"{"answer":"error","message":"a\nb"}"#);
+        let on = MachineState {
+            name: "server-1".into(),
+            state: "Kernel".into(),
+            pid: Some(42),
+            artifacts: "/a/server-1".into(),
+            monitor: "/r/server-1.monitor".into(),
+        };
+        let off = MachineState { state: "off".into(), pid: None, ..on.clone() };
+        pinned(
+            &Answer::Machines { machines: vec![on, off] },
+            concat!(
+                r#"{"answer":"machines","machines":["#,
+                r#"{"name":"server-1","state":"Kernel","pid":42,"artifacts":"/a/server-1","monitor":"/r/server-1.monitor"},"#,
+                r#"{"name":"server-1","state":"off","pid":null,"artifacts":"/a/server-1","monitor":"/r/server-1.monitor"}]}"#
+            ),
+        );
+    }
+}

@@ -1,0 +1,98 @@
+//! A lab without machines: its control socket, and what is left after its teardown. No QEMU runs.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use driver::control::{Answer, Request, connect};
+use driver::qemu::{Accel, Qemu, Version};
+use driver::spec::LabSpec;
+use driver::{Error, Lab, LabOptions, Unsupervised, poll_until};
+use process::RunDir;
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+async fn empty_lab(artifacts: &Path) -> Lab {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let run = format!("control-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+    let options = LabOptions {
+        qemu: Qemu { program: "/nonexistent/qemu".into(), version: Version { major: 7, minor: 2, micro: 0 } },
+        accel: Accel::Tcg,
+        run: RunDir::create(&run).expect("a run directory"),
+        artifacts: artifacts.to_owned(),
+        supervisor: Unsupervised::until(LIMIT),
+    };
+    let spec = LabSpec { name: "empty".into(), machines: Vec::new() };
+    Lab::create(spec, options).await.expect("a lab")
+}
+
+/// Asks as a command-line tool does: blocking, from a thread of its own.
+async fn ask(run: PathBuf, request: Request) -> Answer {
+    let asked = tokio::task::spawn_blocking(move || connect(&run, &request).map(|c| c.answer));
+    asked.await.expect("no panic").expect("an answer")
+}
+
+/// Sends raw bytes and gives the line that comes back.
+async fn send(run: PathBuf, bytes: Vec<u8>) -> Answer {
+    let sent = tokio::task::spawn_blocking(move || {
+        let mut stream = UnixStream::connect(run.join("control"))?;
+        stream.write_all(&bytes)?;
+        stream.shutdown(Shutdown::Write)?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line)?;
+        Ok::<_, std::io::Error>(line)
+    });
+    let line = sent.await.expect("no panic").expect("a line");
+    serde_json::from_str(&line).unwrap_or_else(|e| panic!("{line:?} is no answer: {e}"))
+}
+
+fn message(answer: Answer) -> String {
+    match answer {
+        Answer::Error { message } => message,
+        other => panic!("expected an error, got {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_control_socket_answers_and_nothing_is_left_after_the_teardown() {
+    let artifacts = tempfile::tempdir().expect("a folder");
+    let lab = empty_lab(artifacts.path()).await;
+    let run = lab.run_dir().to_owned();
+    assert_eq!((lab.name(), lab.accel(), lab.machines().len()), ("empty", Accel::Tcg, 0));
+    lab.start().await.expect("nothing to start");
+    lab.wait_ready().await.expect("nothing to wait for");
+    assert!(matches!(lab.machine("server-1"), Err(Error::NoSuchMachine { .. })));
+
+    assert_eq!(ask(run.clone(), Request::Machines).await, Answer::Machines { machines: Vec::new() });
+    let unknown = Request::Console { machine: "server-1".into() };
+    assert!(message(ask(run.clone(), unknown).await).starts_with(r#"no machine "server-1" in this lab"#));
+    let unknown = Request::Shell { machine: "server-1".into(), argv: Vec::new(), columns: 80, rows: 24 };
+    assert!(message(ask(run.clone(), unknown).await).starts_with(r#"no machine "server-1" in this lab"#));
+
+    lab.teardown().await.expect("a clean end");
+    assert!(!artifacts.path().join("scratch").exists(), "the scratch folder is left");
+    assert!(artifacts.path().join("net/ports.json").exists(), "the ports' state is kept");
+    assert!(artifacts.path().join("net/empty.pcapng").exists(), "the capture is kept");
+    let refused = connect(&run, &Request::Machines).expect_err("nobody serves a lab that was torn down");
+    drop(lab);
+    // A served connection holds the lab until its task has ended.
+    let gone = poll_until(LIMIT, async || (!run.exists()).then_some(())).await;
+    assert!(gone.is_some(), "{} is left; after the teardown: {refused}", run.display());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_request_gets_an_error_and_the_next_client_is_served() {
+    let artifacts = tempfile::tempdir().expect("a folder");
+    let lab = empty_lab(artifacts.path()).await;
+    let run = lab.run_dir().to_owned();
+    let endless = vec![b'x'; 64 * 1024];
+    for bytes in [&b"GET / HTTP/1.1\r\n"[..], b"{}\n", br#"{"request":"reboot"}"#, b"\n", b"", &endless] {
+        let told = message(send(run.clone(), bytes.to_owned()).await);
+        assert!(told.starts_with("not a request: "), "{told}");
+    }
+    assert_eq!(ask(run, Request::Machines).await, Answer::Machines { machines: Vec::new() });
+    lab.teardown().await.expect("a clean end");
+}
