@@ -106,7 +106,7 @@ async fn shell(
     answer(&mut stream, &Answer::Ok).await?;
     let (mut from, mut to) = tokio::io::split(stream);
     let stdin = running.take_stdin();
-    let typed = async {
+    let typed = async move {
         let mut bytes = [0; 4096];
         while let Some(stdin) = &stdin {
             match from.read(&mut bytes).await {
@@ -121,10 +121,12 @@ async fn shell(
         }
         io::Result::Ok(())
     };
+    tokio::pin!(typed, shown);
     tokio::select! {
-        // The client left: dropping `running` ends the shell in the guest.
-        () = typed => Ok(()),
-        ended = shown => ended,
+        // Nothing more is typed: what the command still has to say is shown to its end.
+        () = &mut typed => shown.await,
+        // The command ended, or the client left: dropping `running` ends what still runs in the guest.
+        ended = &mut shown => ended,
     }
 }
 
