@@ -65,6 +65,7 @@ async fn the_control_socket_answers_and_nothing_is_left_after_the_teardown() {
     lab.start().await.expect("nothing to start");
     lab.wait_ready().await.expect("nothing to wait for");
     assert!(matches!(lab.machine("server-1"), Err(Error::NoSuchMachine { .. })));
+    assert!(matches!(lab.partition(&["server-1"], &[]), Err(Error::NoSuchMachine { .. })));
 
     assert_eq!(ask(run.clone(), Request::Machines).await, Answer::Machines { machines: Vec::new() });
     let unknown = Request::Console { machine: "server-1".into() };
@@ -80,7 +81,7 @@ async fn the_control_socket_answers_and_nothing_is_left_after_the_teardown() {
     drop(lab);
     // A served connection holds the lab until its task has ended.
     let gone = poll_until(LIMIT, async || (!run.exists()).then_some(())).await;
-    assert!(gone.is_some(), "{} is left; after the teardown: {refused}", run.display());
+    assert!(gone.is_some(), "{} is left; a client is told: {refused}", run.display());
 }
 
 #[tokio::test(flavor = "multi_thread")]
