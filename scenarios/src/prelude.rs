@@ -6,6 +6,7 @@ pub use anyhow::{Context as _, bail, ensure};
 pub use driver::spec::DiskBus;
 pub use driver::{Fault, Lab, Machine};
 pub use harness::Testbed;
+pub use regex::Regex;
 pub use switch::{Direction, FrameFilter};
 
 pub use crate::{BootMode, Cluster, Etcd, Rack, secs, suite};

@@ -129,7 +129,7 @@ mod tests {
             ("crates", ".io"),
             ("http://archive", ".ubuntu.com"),
             ("ftp", ".de.debian.org"),
-            ("registry", ".npmjs.org"),
+            ("registry.npm", "js.org"),
             ("https://static.crates", ".io/x"),
         ] {
             let line = format!("see {first}{rest} for more");

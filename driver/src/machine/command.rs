@@ -148,7 +148,7 @@ impl<'m, Verb> Command<'m, Verb> {
                 Err(error) => return Err(machine.guest_error(format!("running `{}`", self.shown), error)),
             }
             if !backoff.pause().await {
-                return Err(self.not_so(wanted, attempts, timer.elapsed(), last.as_ref()));
+                return Err(self.not_so(wanted, attempts, &timer, last.as_ref()));
             }
         };
         let data = serde_json::json!({ "command": self.shown, "attempts": attempts, "ms": timer.elapsed().as_millis() });
@@ -156,21 +156,15 @@ impl<'m, Verb> Command<'m, Verb> {
         Ok(output)
     }
 
-    fn not_so(&self, wanted: bool, attempts: u64, elapsed: Duration, last: Option<&Output>) -> Error {
+    fn not_so(&self, wanted: bool, attempts: u64, timer: &Timer, last: Option<&Output>) -> Error {
         let mut evidence = Vec::new();
         if let Some(last) = last {
             evidence.push(last.status.to_string());
             evidence.extend(last_lines(&last.stdout, EVIDENCE_LINES));
             evidence.extend(last_lines(&last.stderr, EVIDENCE_LINES));
         }
-        Error::Condition {
-            machine: self.machine.name().to_owned(),
-            operation: format!("`{}` {}", self.shown, if wanted { "succeeds" } else { "fails" }),
-            elapsed,
-            attempts,
-            last: evidence,
-            artifacts: self.machine.artifacts().to_owned(),
-        }
+        let operation = format!("`{}` {}", self.shown, if wanted { "succeeds" } else { "fails" });
+        self.machine.condition_error(operation, timer, attempts, evidence)
     }
 
     fn text(output: Output) -> String {

@@ -299,6 +299,18 @@ impl Machine {
         }
     }
 
+    /// A condition that did not come true, with the last words of its last attempt.
+    fn condition_error(&self, operation: String, timer: &Timer, attempts: u64, last: Vec<String>) -> Error {
+        Error::Condition {
+            machine: self.name().to_owned(),
+            operation,
+            elapsed: timer.elapsed(),
+            attempts,
+            last,
+            artifacts: self.inner.artifacts.clone(),
+        }
+    }
+
     fn boot_error(&self, instance: &Instance, wanted: Stage, mut evidence: Vec<String>) -> Error {
         evidence.extend(instance.console.tail(EVIDENCE_LINES));
         Error::Boot {

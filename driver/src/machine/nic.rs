@@ -105,14 +105,8 @@ impl Machine {
         };
         let gone = self.until_death(tokio::time::timeout(self.limit(UNPLUG_LIMIT), gone)).await?;
         if !matches!(gone, Ok(true)) {
-            return Err(Error::Condition {
-                machine: self.name().to_owned(),
-                operation: format!("the guest lets go of {nic}"),
-                elapsed: timer.elapsed(),
-                attempts: 1,
-                last: instance.console.tail(super::EVIDENCE_LINES),
-                artifacts: self.artifacts().to_owned(),
-            });
+            let last = instance.console.tail(super::EVIDENCE_LINES);
+            return Err(self.condition_error(format!("the guest lets go of {nic}"), &timer, 1, last));
         }
         let deleted = instance.qmp.execute_raw("netdev_del", json!({ "id": netdev_id(nic) })).await;
         deleted.map_err(|e| self.qmp_error(format!("unplugging {nic}"), e))?;

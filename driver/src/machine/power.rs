@@ -123,14 +123,9 @@ impl Shutdown<'_> {
         machine.event("power", "shutting down", serde_json::Value::Null);
         guest.poweroff().await.map_err(|e| machine.guest_error("asking the guest to power off", e))?;
         if tokio::time::timeout(machine.limit(self.limit), instance.child.wait()).await.is_err() {
-            return Err(Error::Condition {
-                machine: machine.name().to_owned(),
-                operation: "a guest that was asked to power off is off".to_owned(),
-                elapsed: timer.elapsed(),
-                attempts: 1,
-                last: instance.console.tail(super::EVIDENCE_LINES),
-                artifacts: machine.artifacts().to_owned(),
-            });
+            let last = instance.console.tail(super::EVIDENCE_LINES);
+            let what = "a guest that was asked to power off is off".to_owned();
+            return Err(machine.condition_error(what, &timer, 1, last));
         }
         machine.powered_off();
         machine.event("power", "off", serde_json::Value::Null);
@@ -177,14 +172,9 @@ impl Reboot<'_> {
             let reset = machine.until_death(tokio::time::timeout(limit, resets.changed())).await?;
             if !matches!(reset, Ok(Ok(()))) {
                 instance.expect_reset(false);
-                return Err(Error::Condition {
-                    machine: machine.name().to_owned(),
-                    operation: "a guest that was asked to reboot resets its machine".to_owned(),
-                    elapsed: timer.elapsed(),
-                    attempts: 1,
-                    last: instance.console.tail(super::EVIDENCE_LINES),
-                    artifacts: machine.artifacts().to_owned(),
-                });
+                let last = instance.console.tail(super::EVIDENCE_LINES);
+                let what = "a guest that was asked to reboot resets its machine".to_owned();
+                return Err(machine.condition_error(what, &timer, 1, last));
             }
         }
         machine.wait_ready().await
