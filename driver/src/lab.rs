@@ -258,7 +258,7 @@ impl Lab {
             .machines
             .iter()
             .filter(|m| m.is_running())
-            .map(|m| format!("QEMU of {} (pid {:?})", m.name(), m.qemu_pid()))
+            .filter_map(|m| Some(format!("QEMU of {} (pid {})", m.name(), m.qemu_pid()?)))
             .collect();
         if let Err(error) = self.switch().stop() {
             lingering.push(format!("the switch: {error}"));

@@ -7,8 +7,8 @@ use anyhow::{Context as _, bail};
 use driver::spec::{AgentSpec, Boot, Channel, DiskBus, DiskSpec, GuestFile, LabSpec, MachineSpec, NicSpec};
 use driver::{Lab, LabOptions};
 use harness::Testbed;
-use images::Image;
 use images::injection::{self, CREDENTIALS_SINCE, Injection};
+use images::{Image, WayIn};
 use profiles::Profile;
 use profiles::render;
 use switch::{PortMode, VlanId, VlanSet};
@@ -50,6 +50,7 @@ pub struct Rack {
     bus: Option<DiskBus>,
     channel: Option<Channel>,
     into_copy: bool,
+    way_in: Option<WayIn>,
     memory_mib: u32,
     vcpus: u32,
     edit: Vec<Edit>,
@@ -68,6 +69,7 @@ impl Rack {
             bus: None,
             channel: None,
             into_copy: false,
+            way_in: None,
             memory_mib: MEMORY_MIB,
             vcpus: 1,
             edit: Vec::new(),
@@ -102,6 +104,13 @@ impl Rack {
     /// takes no units as credentials (before 254).
     pub fn into_copy(mut self) -> Self {
         self.into_copy = true;
+        self
+    }
+
+    /// Brings no agent in, as for an image whose TOML says `way_in = "console"`: there is the console, and verbs that
+    /// need an agent say so.
+    pub fn console_only(mut self) -> Self {
+        self.way_in = Some(WayIn::Console);
         self
     }
 
@@ -222,14 +231,21 @@ impl Rack {
             hostname: Some(name.to_owned()),
             networkd: units,
         };
-        let (disk, credentials, agent_disk) = if self.into_copy
-            || image.systemd.is_some_and(|v| v < CREDENTIALS_SINCE)
-        {
-            (written_into_a_copy(t, name, assets, image, injection).await?, Vec::new(), None)
-        } else {
-            let credentials = injection::credentials(&injection)
-                .with_context(|| format!("{name}: the credentials that bring the agent into the guest"))?;
-            (image.disk.clone(), credentials, Some(assets.agent_disk.clone()))
+        let takes_credentials = image.systemd.is_none_or(|version| version >= CREDENTIALS_SINCE);
+        let (disk, credentials, agent) = match self.way_in.unwrap_or(image.way_in) {
+            // Nothing is brought into a guest that is only looked at.
+            WayIn::Console | WayIn::Shell => (image.disk.clone(), Vec::new(), None),
+            WayIn::Agent if self.into_copy || !takes_credentials => {
+                let copy = written_into_a_copy(t, name, assets, image, injection).await?;
+                (copy, Vec::new(), Some(AgentSpec { disk: None, channel }))
+            }
+            WayIn::Agent => {
+                let credentials = injection::credentials(&injection).with_context(|| {
+                    format!("{name}: the credentials that bring the agent into the guest")
+                })?;
+                let disk = Some(assets.agent_disk.clone());
+                (image.disk.clone(), credentials, Some(AgentSpec { disk, channel }))
+            }
         };
         Ok(MachineSpec {
             name: name.to_owned(),
@@ -238,7 +254,7 @@ impl Rack {
             boot: self.boot_of(image)?,
             disk: DiskSpec { image: disk, bus: self.bus.unwrap_or(bus(image.bus)), grow_to: None },
             nics: nics.collect::<anyhow::Result<_>>()?,
-            agent: Some(AgentSpec { disk: agent_disk, channel }),
+            agent,
             credentials,
             hostname: Some(name.to_owned()),
             files: vec![GuestFile { path: "/etc/hosts".to_owned(), content: render::hosts(&self.profile) }],

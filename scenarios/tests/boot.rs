@@ -10,6 +10,7 @@ fn main() -> ExitCode {
         .cases("boots", ways, boots)
         .cases("disk_bus", buses, disk_bus)
         .test("agent_written_into_a_copy", agent_written_into_a_copy)
+        .test("console_only", console_only)
         .test("strangers_disk_on_its_own_bus", strangers_disk_on_its_own_bus)
         .test("strangers_disk_on_the_wrong_bus", strangers_disk_on_the_wrong_bus)
         .run()
@@ -84,6 +85,21 @@ async fn agent_written_into_a_copy(t: &mut Testbed) -> Result {
     ensure!(machine.succeed("hostname").await?.trim() == "server-1", "another hostname");
     let address = machine.address("cluster")?;
     machine.wait_until_succeeds(format!("ip -o addr show dev eth1 | grep -w {address}")).await?;
+    Ok(())
+}
+
+/// Without an agent there is the console: a dialogue logs in, and the verbs say what they lack.
+async fn console_only(t: &mut Testbed) -> Result {
+    let lab = Rack::of(profiles::simple(), &["server-1"]).console_only().launch(t).await?;
+    let machine = &lab["server-1"];
+    let error = machine.succeed("true").await.err().context("a command ran without an agent")?.to_string();
+    ensure!(error.contains("server-1") && error.contains("only has a console"), "another error: {error}");
+    let login = machine.wait_for_console_text(&Regex::new("login: ")?, secs(60)).await?;
+    machine.console()?.send("root\n")?;
+    let shell =
+        machine.wait_for_console_text_from(&Regex::new(r"root@.*# ")?, login.position, secs(60)).await?;
+    machine.console()?.send("echo $((6 * 7)).\n")?;
+    machine.wait_for_console_text_from(&Regex::new(r"42\.")?, shell.position, secs(30)).await?;
     Ok(())
 }
 

@@ -24,9 +24,11 @@ impl Server {
         let listener = UnixListener::bind(path).map_err(Error::file("listening on", path))?;
         let lab = lab.downgrade();
         let task = tokio::spawn(async move {
+            // The connections end with the server: an idle client must not keep the lab.
+            let mut connections = tokio::task::JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let Some(lab) = lab.upgrade() else { return };
-                tokio::spawn(async move {
+                connections.spawn(async move {
                     if let Err(error) = serve(&lab, stream).await {
                         tracing::debug!(%error, "a control connection ended");
                     }
