@@ -129,7 +129,7 @@ pub enum Error {
         problem: String,
     },
     /// No machine of that name.
-    #[error("no machine {name:?} in this lab: it has {}", known.join(", "))]
+    #[error("no machine {name:?} in this lab: it has {}", if known.is_empty() { "none".into() } else { known.join(", ") })]
     NoSuchMachine {
         /// The name.
         name: String,
@@ -191,13 +191,9 @@ pub enum Error {
         /// The machine's artefacts.
         artifacts: PathBuf,
     },
-    /// The guest channel failed.
-    #[error("{machine}: {operation}: {source}\n  artefacts: {}", artifacts.display())]
+    /// The guest channel failed. The source names machine and operation.
+    #[error("{source}\n  artefacts: {}", artifacts.display())]
     Guest {
-        /// The machine.
-        machine: String,
-        /// What was being done.
-        operation: String,
         /// How it failed.
         source: Box<GuestError>,
         /// The machine's artefacts.
@@ -260,21 +256,17 @@ pub enum Error {
         /// The machine's artefacts.
         artifacts: PathBuf,
     },
-    /// A wait on the console failed.
-    #[error("{machine}: {source}\n  artefacts: {}", artifacts.display())]
+    /// A wait on the console failed. The source names the machine.
+    #[error("{source}\n  artefacts: {}", artifacts.display())]
     Console {
-        /// The machine.
-        machine: String,
         /// How.
         source: ConsoleError,
         /// The machine's artefacts.
         artifacts: PathBuf,
     },
-    /// QEMU refused or did not answer.
-    #[error("{machine}: {operation}: {source}\n  artefacts: {}", artifacts.display())]
+    /// QEMU refused or did not answer. The source names the machine.
+    #[error("{source}, while {operation}\n  artefacts: {}", artifacts.display())]
     Qmp {
-        /// The machine.
-        machine: String,
         /// What was being done.
         operation: String,
         /// How it failed.
@@ -538,7 +530,7 @@ mod tests {
 
     #[test]
     fn the_kind_tells_whose_fault_it_is() {
-        let console = |source| Error::Console { machine: "server-1".into(), source, artifacts: artifacts() };
+        let console = |source| Error::Console { source, artifacts: artifacts() };
         let late = ConsoleError::Timeout {
             machine: "server-1".into(),
             pattern: "login:".into(),
@@ -549,12 +541,7 @@ mod tests {
         };
         let closed =
             ConsoleError::Send { machine: "server-1".into(), reason: "it is closed", tail: Vec::new() };
-        let guest = |source| Error::Guest {
-            machine: "server-1".into(),
-            operation: "a command".into(),
-            source: Box::new(source),
-            artifacts: artifacts(),
-        };
+        let guest = |source| Error::Guest { source: Box::new(source), artifacts: artifacts() };
         let silent = GuestError::Silent {
             machine: "server-1".into(),
             operation: "exec".into(),

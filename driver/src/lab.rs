@@ -299,10 +299,15 @@ fn check(spec: &LabSpec) -> Result<(), Error> {
     for machine in &spec.machines {
         let problem = if !names.insert(&machine.name) {
             "there are two machines of that name".to_owned()
-        } else if machine.name.is_empty()
-            || !machine.name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
-        {
-            "the name must be a hostname: letters, digits and hyphens".to_owned()
+        } else if !is_hostname(&machine.name) {
+            let problem =
+                "a name must be a hostname: up to 63 letters, digits and hyphens, no hyphen at an end";
+            let machine = if machine.name.is_empty() {
+                "a machine without a name".into()
+            } else {
+                machine.name.clone()
+            };
+            return Err(Error::Spec { machine, problem: problem.into() });
         } else if machine.vcpus == 0 || machine.memory_mib < 64 {
             format!("{} vCPUs and {} MiB are no machine", machine.vcpus, machine.memory_mib)
         } else {
@@ -311,6 +316,15 @@ fn check(spec: &LabSpec) -> Result<(), Error> {
         return Err(Error::Spec { machine: machine.name.clone(), problem });
     }
     Ok(())
+}
+
+/// One label of a host's name, as RFC 1123 (2.1) has it.
+fn is_hostname(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    (1..=63).contains(&name.len())
+        && name.chars().all(plain)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
 }
 
 #[cfg(test)]
@@ -333,11 +347,13 @@ mod tests {
 
     #[test]
     fn a_name_that_is_no_hostname_is_refused() {
-        for name in ["server_1", "server 1", "a/b", "..", "sérver", "a.b"] {
+        let rule = "a name must be a hostname: up to 63 letters, digits and hyphens, no hyphen at an end";
+        let long = "a".repeat(64);
+        for name in ["server_1", "server 1", "a/b", "..", "sérver", "a.b", "-x", "a-", long.as_str()] {
             let told = refusal(vec![machine("agent-1"), machine(name)]);
-            assert_eq!(told, format!("{name}: the name must be a hostname: letters, digits and hyphens"));
+            assert_eq!(told, format!("{name}: {rule}"));
         }
-        assert_eq!(refusal(vec![machine("")]), ": the name must be a hostname: letters, digits and hyphens");
+        assert_eq!(refusal(vec![machine("")]), format!("a machine without a name: {rule}"));
     }
 
     #[test]

@@ -154,10 +154,6 @@ impl Machine {
     async fn bring_up(&self, instance: &Instance) -> Result<(), crate::Error> {
         let Some(transport) = instance.transport.clone() else { return Ok(()) };
         let options = GuestOptions { machine: self.name().to_owned(), limit: self.limit(LIMIT) };
-        let failed = |operation: &str| {
-            let operation = operation.to_owned();
-            move |source| self.guest_error(operation, source)
-        };
         let limit = options.limit;
         let earlier = instance.known_guest();
         let guest = match earlier {
@@ -165,15 +161,12 @@ impl Machine {
             Some(guest) => guest.reconnect(limit).await.map(|_| guest),
             None => Guest::connect(transport, options).await,
         };
-        let guest = guest.map_err(failed("greeting the agent"))?;
+        let guest = guest.map_err(|e| self.guest_error(e))?;
         instance.know_guest(&guest);
         self.set_up(&guest).await?;
         instance.console.set_stage(Stage::Agent);
         instance.guest.send_replace(Some(guest.clone()));
-        guest
-            .wait_booted(self.limit(LIMIT))
-            .await
-            .map_err(failed("waiting for systemd to finish the boot"))?;
+        guest.wait_booted(self.limit(LIMIT)).await.map_err(|e| self.guest_error(e))?;
         instance.console.set_stage(Stage::Ready);
         Ok(())
     }
@@ -184,11 +177,11 @@ impl Machine {
         let spec = self.spec();
         if let Some(hostname) = &spec.hostname {
             let done = guest.set_hostname(hostname, limit).await;
-            done.map_err(|e| self.guest_error(format!("setting the hostname {hostname}"), e))?;
+            done.map_err(|e| self.guest_error(e))?;
         }
         for file in &spec.files {
             let done = guest.write_file(&file.path, file.content.as_bytes(), 0o644, limit).await;
-            done.map_err(|e| self.guest_error(format!("writing {}", file.path), e))?;
+            done.map_err(|e| self.guest_error(e))?;
         }
         Ok(())
     }

@@ -118,7 +118,7 @@ impl<'m, Verb> Command<'m, Verb> {
         let guest = machine.guest().await?;
         let limit = machine.limit(self.limit);
         let output = machine.until_death(guest.run(self.exec.clone(), limit)).await?;
-        let output = output.map_err(|e| machine.guest_error(format!("running `{}`", self.shown), e))?;
+        let output = output.map_err(|e| machine.guest_error(e))?;
         let data = serde_json::json!({
             "command": self.shown,
             "status": output.status.to_string(),
@@ -145,7 +145,7 @@ impl<'m, Verb> Command<'m, Verb> {
                 Ok(output) => last = Some(output),
                 // An attempt that was cut off by the limit is one that did not come true.
                 Err(error) if error.is_timeout() => {}
-                Err(error) => return Err(machine.guest_error(format!("running `{}`", self.shown), error)),
+                Err(error) => return Err(machine.guest_error(error)),
             }
             if !backoff.pause().await {
                 return Err(self.not_so(wanted, attempts, &timer, last.as_ref()));

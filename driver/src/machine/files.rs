@@ -93,9 +93,7 @@ impl CopyTo<'_> {
         let guest = machine.guest().await?;
         let limit = machine.limit(self.limit);
         let copied = machine.until_death(guest.copy_to(&self.from, &self.to, self.options, limit)).await?;
-        copied
-            .map(drop)
-            .map_err(|e| machine.guest_error(format!("copying {} to {}", self.from.display(), self.to), e))
+        copied.map(drop).map_err(|e| machine.guest_error(e))
     }
 }
 
@@ -111,9 +109,7 @@ impl CopyFrom<'_> {
         let guest = machine.guest().await?;
         let limit = machine.limit(self.limit);
         let copied = machine.until_death(guest.copy_from(&self.from, &self.to, limit)).await?;
-        copied
-            .map(drop)
-            .map_err(|e| machine.guest_error(format!("copying {} to {}", self.from, self.to.display()), e))
+        copied.map(drop).map_err(|e| machine.guest_error(e))
     }
 }
 

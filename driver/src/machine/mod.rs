@@ -281,22 +281,12 @@ impl Machine {
         }
     }
 
-    fn guest_error(&self, operation: impl Into<String>, source: GuestError) -> Error {
-        Error::Guest {
-            machine: self.name().to_owned(),
-            operation: operation.into(),
-            source: Box::new(source),
-            artifacts: self.inner.artifacts.clone(),
-        }
+    fn guest_error(&self, source: GuestError) -> Error {
+        Error::Guest { source: Box::new(source), artifacts: self.inner.artifacts.clone() }
     }
 
     fn qmp_error(&self, operation: impl Into<String>, source: qmp::Error) -> Error {
-        Error::Qmp {
-            machine: self.name().to_owned(),
-            operation: operation.into(),
-            source,
-            artifacts: self.inner.artifacts.clone(),
-        }
+        Error::Qmp { operation: operation.into(), source, artifacts: self.inner.artifacts.clone() }
     }
 
     /// A condition that did not come true, with the last words of its last attempt.

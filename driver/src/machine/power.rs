@@ -121,7 +121,7 @@ impl Shutdown<'_> {
         let timer = Timer::start();
         instance.expect_end();
         machine.event("power", "shutting down", serde_json::Value::Null);
-        guest.poweroff().await.map_err(|e| machine.guest_error("asking the guest to power off", e))?;
+        guest.poweroff().await.map_err(|e| machine.guest_error(e))?;
         if tokio::time::timeout(machine.limit(self.limit), instance.child.wait()).await.is_err() {
             let last = instance.console.tail(super::EVIDENCE_LINES);
             let what = "a guest that was asked to power off is off".to_owned();
@@ -167,7 +167,7 @@ impl Reboot<'_> {
             resets.mark_unchanged();
             instance.expect_reset(true);
             machine.event("power", "rebooting", serde_json::Value::Null);
-            guest.reboot().await.map_err(|e| machine.guest_error("asking the guest to reboot", e))?;
+            guest.reboot().await.map_err(|e| machine.guest_error(e))?;
             let limit = machine.limit(self.limit);
             let reset = machine.until_death(tokio::time::timeout(limit, resets.changed())).await?;
             if !matches!(reset, Ok(Ok(()))) {

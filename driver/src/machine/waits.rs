@@ -109,11 +109,7 @@ impl Machine {
     ) -> Result<Match, Error> {
         let console = self.console()?;
         let found = self.until_death(console.wait_for(pattern, from, self.limit(limit))).await?;
-        found.map_err(|source| Error::Console {
-            machine: self.name().to_owned(),
-            source,
-            artifacts: self.artifacts().to_owned(),
-        })
+        found.map_err(|source| Error::Console { source, artifacts: self.artifacts().to_owned() })
     }
 }
 
@@ -154,10 +150,7 @@ impl WaitUnit<'_> {
         let machine = self.machine;
         let guest = machine.guest().await?;
         let limit = machine.limit(self.limit);
-        machine
-            .until_death(guest.wait_for_unit(&self.unit, limit))
-            .await?
-            .map_err(|e| machine.guest_error(format!("waiting for the unit {}", self.unit), e))
+        machine.until_death(guest.wait_for_unit(&self.unit, limit)).await?.map_err(|e| machine.guest_error(e))
     }
 }
 
@@ -166,10 +159,7 @@ impl WaitFile<'_> {
         let machine = self.machine;
         let guest = machine.guest().await?;
         let limit = machine.limit(self.limit);
-        machine
-            .until_death(guest.wait_for_file(&self.path, limit))
-            .await?
-            .map_err(|e| machine.guest_error(format!("waiting for the file {}", self.path), e))
+        machine.until_death(guest.wait_for_file(&self.path, limit)).await?.map_err(|e| machine.guest_error(e))
     }
 }
 
@@ -187,6 +177,6 @@ impl WaitPort<'_> {
         machine
             .until_death(guest.wait_for_port(&self.address, self.port, limit))
             .await?
-            .map_err(|e| machine.guest_error(format!("waiting for {}:{}", self.address, self.port), e))
+            .map_err(|e| machine.guest_error(e))
     }
 }
