@@ -6,9 +6,10 @@ use std::os::unix::net::UnixStream;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use driver::control::{Answer, Connection, Request, connect};
+use driver::control::{Answer, Connection, Piece, Request, connect};
 use rustix::termios::{self, OptionalActions, Termios};
 
+use crate::outcome::GuestExit;
 use crate::runs::Target;
 
 /// Ctrl-]: leaves a console, as telnet and virsh have it.
@@ -24,23 +25,42 @@ pub(crate) struct Shell {
     command: Vec<String>,
 }
 
-/// Opens a shell in the guest, through the agent.
+/// Opens a shell in the guest, through the agent. Ends as what ran in it ended.
 pub(crate) fn shell(command: Shell) -> anyhow::Result<()> {
     let (run, machine) = command.target.find()?;
     let (columns, rows) = size();
     let request = Request::Shell { machine: machine.name, argv: command.command, columns, rows };
     let connection = connect(&run.path, &request).context("the lab's control socket")?;
-    bridge(connection, None)
+    served(&connection)?;
+    match show_pieces(connection).context("the shell was cut off: the machine or its lab is gone")? {
+        0 => Ok(()),
+        code => Err(GuestExit(code).into()),
+    }
+}
+
+/// Copies both ways until the command ends; its exit code.
+fn show_pieces(mut connection: Connection) -> io::Result<u8> {
+    let _raw = Raw::enter();
+    let writer = connection.writer;
+    std::thread::spawn(move || type_into(writer, None));
+    loop {
+        match Piece::read(&mut connection.reader)? {
+            Piece::Output(bytes) => show(&bytes)?,
+            Piece::Ended(code) => return Ok(code),
+        }
+    }
 }
 
 /// Joins the serial console.
 pub(crate) fn console(target: &Target) -> anyhow::Result<()> {
     let (run, machine) = target.find()?;
     let connection = connect(&run.path, &Request::Console { machine: machine.name })?;
+    served(&connection)?;
     if io::stdin().is_terminal() {
         eprintln!("console of {}: Ctrl-] leaves\r", target.machine());
     }
-    bridge(connection, Some(ESCAPE))
+    let _raw = Raw::enter();
+    copy_both(connection.reader, connection.writer, Some(ESCAPE))
 }
 
 /// Joins the second monitor: QMP, one JSON object a line.
@@ -53,33 +73,33 @@ pub(crate) fn qmp(target: &Target) -> anyhow::Result<()> {
     copy_both(reader, stream, None)
 }
 
-fn bridge(connection: Connection, escape: Option<u8>) -> anyhow::Result<()> {
-    match connection.answer {
-        Answer::Ok => {}
+fn served(connection: &Connection) -> anyhow::Result<()> {
+    match &connection.answer {
+        Answer::Ok => Ok(()),
         Answer::Error { message } => bail!("{message}"),
         Answer::Machines { .. } => bail!("the lab gave an answer to something else"),
     }
-    let _raw = Raw::enter();
-    copy_both(connection.reader, connection.writer, escape)
 }
 
 /// Copies until the lab closes its side, or `escape` is typed.
 fn copy_both(mut reader: impl io::Read, writer: UnixStream, escape: Option<u8>) -> anyhow::Result<()> {
     // Ends with the process: a blocked read of a terminal can't be called off.
     std::thread::spawn(move || type_into(writer, escape));
-    let mut stdout = io::stdout();
     let mut bytes = [0; 16 * 1024];
     loop {
         match reader.read(&mut bytes) {
             Ok(0) => return Ok(()),
-            Ok(count) => {
-                stdout.write_all(&bytes[..count])?;
-                stdout.flush()?;
-            }
+            Ok(count) => show(&bytes[..count])?,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error.into()),
         }
     }
+}
+
+fn show(bytes: &[u8]) -> io::Result<()> {
+    let mut stdout = io::stdout();
+    stdout.write_all(bytes)?;
+    stdout.flush()
 }
 
 fn type_into(mut writer: UnixStream, escape: Option<u8>) {

@@ -4,7 +4,7 @@
 //! a `mod`, a variant of [`Area`], an arm in [`dispatch`].
 //!
 //! Exit codes: 0 for success, 2 when the input was bad ([`outcome::BadInput`] anywhere in the error's chain, and
-//! clap's own usage errors), 1 for every other failure. What was asked for goes to stdout, all else to stderr.
+//! clap's own usage errors), 1 for every other failure; `shell` ends as what ran in the guest. What was asked for goes to stdout, all else to stderr.
 
 mod attach;
 mod doctor;

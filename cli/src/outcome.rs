@@ -29,6 +29,18 @@ impl std::error::Error for BadInput {
     }
 }
 
+/// A command in a guest that ended with this code: it has said itself what was wrong.
+#[derive(Debug)]
+pub(crate) struct GuestExit(pub(crate) u8);
+
+impl fmt::Display for GuestExit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the command in the guest ended with {}", self.0)
+    }
+}
+
+impl std::error::Error for GuestExit {}
+
 /// Prints a failure on stderr and gives the exit code that `main` returns.
 ///
 /// A reader that went away (`rackless … | head`) is no failure.
@@ -39,6 +51,9 @@ pub(crate) fn exit_code(result: anyhow::Result<()>) -> ExitCode {
         .any(|e| e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe))
     {
         return ExitCode::SUCCESS;
+    }
+    if let Some(GuestExit(code)) = error.downcast_ref() {
+        return ExitCode::from(*code);
     }
     eprintln!("rackless: {error:#}");
     if error.chain().any(|e| e.is::<BadInput>()) { ExitCode::from(2) } else { ExitCode::FAILURE }

@@ -288,6 +288,17 @@ pub enum Status {
 }
 
 impl Status {
+    /// As a shell's `$?` has it: the exit code, or 128 and the signal's number; 124 for a limit, as timeout(1) has it.
+    #[must_use]
+    pub fn shell_code(self) -> u8 {
+        let code = match self {
+            Self::Code(code) => code,
+            Self::Signal(signal) => 128 + signal,
+            Self::TimedOut => 124,
+        };
+        u8::try_from(code).unwrap_or(u8::MAX)
+    }
+
     /// Exited with code 0.
     #[must_use]
     pub fn success(self) -> bool {

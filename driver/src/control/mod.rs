@@ -2,14 +2,17 @@
 //!
 //! A unix socket `control` in the run's directory. The client sends one line of JSON, a [`Request`]; the server
 //! answers one line, an [`Answer`]; after that the connection carries raw bytes both ways, until either side closes.
+//! Only what a shell prints comes as [`Piece`]s, so that the client learns how the command ended.
 //! The socket lies in a directory that only the owner can enter.
 
 mod client;
+mod piece;
 mod server;
 
 use serde::{Deserialize, Serialize};
 
 pub use client::{Connection, connect};
+pub use piece::Piece;
 pub(crate) use server::Server;
 
 /// The longest request or answer in bytes.
@@ -21,7 +24,7 @@ pub(crate) const MAX_LINE: u64 = 64 * 1024;
 pub enum Request {
     /// The machines and their state. No bytes follow the answer.
     Machines,
-    /// A shell, or one command, on a terminal in the guest.
+    /// A shell, or one command, on a terminal in the guest. [`Piece`]s come back.
     Shell {
         /// The machine.
         machine: String,

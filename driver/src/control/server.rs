@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncSeekExt as _, Asyn
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 
-use super::{Answer, MAX_LINE, MachineState, Request};
+use super::{Answer, MAX_LINE, MachineState, Piece, Request};
 use crate::Error;
 use crate::guest::{Chunk, Exec};
 use crate::lab::Lab;
@@ -119,7 +119,11 @@ async fn shell(
     };
     let shown = async {
         while let Ok(Some(Chunk::Stdout(bytes) | Chunk::Stderr(bytes))) = running.next().await {
-            to.write_all(&bytes).await?;
+            to.write_all(&Piece::Output(bytes).to_bytes()).await?;
+        }
+        // A session that was lost ends without this, and the client says so.
+        if let Ok(exit) = running.wait().await {
+            to.write_all(&Piece::Ended(exit.status.shell_code()).to_bytes()).await?;
         }
         io::Result::Ok(())
     };
