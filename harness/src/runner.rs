@@ -235,6 +235,8 @@ async fn diagnose(context: &Arc<Context>, signals: &Signals) {
         lane.set("diagnosis");
         let done = AssertUnwindSafe(subject.diagnose(&dir)).catch_unwind().await;
         lane.set("diagnosed");
+        // A subject may have nothing to add, or a place of its own: then this fails, or takes an empty folder away.
+        let _ = fs_err::remove_dir(&dir);
         let text = if done.is_ok() { "diagnosed" } else { "the diagnosis panicked" };
         context.events.record("diagnosis", Some(&name), text, json!(null));
     });

@@ -48,7 +48,9 @@ pub(crate) fn conclude(context: &Context, failure: Option<Failure>) -> Verdict {
         return Verdict { failed: None };
     };
     context.display.line(&text(context, failure));
-    let first = failure.chain.first().map_or("", String::as_str);
+    // Why a machine died says more than that it did.
+    let told = if failure.cause == Cause::Death { 2 } else { 1 };
+    let first = failure.chain[..told.min(failure.chain.len())].join(": ");
     Verdict { failed: Some(format!("{}: {first}\nartefacts: {}", failure.class, context.dir.display())) }
 }
 
