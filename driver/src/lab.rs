@@ -14,7 +14,7 @@ use crate::death::Died;
 use crate::fault::Fault;
 use crate::machine::Machine;
 use crate::qemu::{Accel, Firmware, Qemu};
-use crate::spec::{Boot, LabSpec, NicSpec};
+use crate::spec::{Boot, BundleSpec, LabSpec, MachineSpec, NicSpec};
 use crate::supervisor::Supervisor;
 use crate::{Error, control};
 
@@ -310,12 +310,32 @@ fn check(spec: &LabSpec) -> Result<(), Error> {
             return Err(Error::Spec { machine, problem: problem.into() });
         } else if machine.vcpus == 0 || machine.memory_mib < 64 {
             format!("{} vCPUs and {} MiB are no machine", machine.vcpus, machine.memory_mib)
+        } else if let Some(problem) =
+            machine.bundles.iter().find_map(|bundle| bundle_problem(machine, bundle))
+        {
+            problem
         } else {
             continue;
         };
         return Err(Error::Spec { machine: machine.name.clone(), problem });
     }
     Ok(())
+}
+
+/// What is wrong with a bundle.
+fn bundle_problem(machine: &MachineSpec, bundle: &BundleSpec) -> Option<String> {
+    let nics = || bundle.nics.iter().map(|nic| machine.nics.iter().find(|n| n.name == *nic));
+    if bundle.nics.is_empty() {
+        return Some(format!("the bundle {} has no NICs", bundle.name));
+    }
+    if let Some(nic) = bundle.nics.iter().zip(nics()).find_map(|(nic, found)| found.is_none().then_some(nic))
+    {
+        return Some(format!("the bundle {} has {nic}, and the machine has not", bundle.name));
+    }
+    let mut ports = nics().flatten().map(|nic| &nic.port);
+    let first = ports.next();
+    let same = ports.all(|port| Some(port) == first);
+    (!same).then(|| format!("the ports of the bundle {} have different VLANs", bundle.name))
 }
 
 /// One label of a host's name, as RFC 1123 (2.1) has it.
@@ -330,13 +350,24 @@ fn is_hostname(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::MachineSpec;
     use crate::spec::tests::machine;
 
     fn refusal(machines: Vec<MachineSpec>) -> String {
         let refused = check(&LabSpec { name: "lab".into(), machines }).expect_err("a refused spec");
         assert_eq!(refused.kind(), crate::Kind::Infra);
         refused.to_string()
+    }
+
+    #[test]
+    fn a_bundle_needs_nics_that_are_there_and_have_the_same_vlans() {
+        let told = |nics: &[&str]| {
+            let nics = nics.iter().map(|&nic| nic.to_owned()).collect();
+            let bundles = vec![BundleSpec { name: "a/bond0".into(), nics }];
+            refusal(vec![MachineSpec { bundles, ..machine("a") }])
+        };
+        assert_eq!(told(&[]), "a: the bundle a/bond0 has no NICs");
+        assert_eq!(told(&["eth0", "eth7"]), "a: the bundle a/bond0 has eth7, and the machine has not");
+        assert_eq!(told(&["eth0", "eth1"]), "a: the ports of the bundle a/bond0 have different VLANs");
     }
 
     #[test]

@@ -136,6 +136,15 @@ pub struct GuestFile {
     pub content: String,
 }
 
+/// Network cards of one machine whose ports the switch aggregates: the other end of the guest's bond.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BundleSpec {
+    /// Its name on the switch, `server-1/bond0`.
+    pub name: String,
+    /// The names of its network cards; their ports have the same VLANs.
+    pub nics: Vec<String>,
+}
+
 /// One virtual machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MachineSpec {
@@ -151,6 +160,8 @@ pub struct MachineSpec {
     pub disk: DiskSpec,
     /// Network cards, in PCI order.
     pub nics: Vec<NicSpec>,
+    /// Links that the switch aggregates, each of some of the network cards.
+    pub bundles: Vec<BundleSpec>,
     /// The agent, or `None` for a machine that only has a console.
     pub agent: Option<AgentSpec>,
     /// systemd credentials, passed by SMBIOS type 11: name and content.
@@ -215,6 +226,7 @@ pub(crate) mod tests {
                 nic(0, PortMode::Access { vlan: vlan(10) }),
                 nic(1, PortMode::Access { vlan: vlan(20) }),
             ],
+            bundles: Vec::new(),
             agent: None,
             credentials: Vec::new(),
             hostname: None,

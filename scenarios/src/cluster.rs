@@ -72,12 +72,20 @@ impl Cluster {
     }
 
     async fn wait_addresses(&self, machine: &Machine) -> anyhow::Result<()> {
-        for attachment in &self.profile.machine(machine.name())?.attachments {
-            // Permanent and not tentative: usable as a source from now on.
-            let (address, interface) = (attachment.address, &attachment.interface);
-            let check = format!("ip -o addr show dev {interface} -tentative | grep -qw '{address}'");
-            machine.wait_until_succeeds(check).within(secs(30)).await?;
-        }
+        let attachments = &self.profile.machine(machine.name())?.attachments;
+        let wanted: Vec<String> =
+            attachments.iter().map(|a| format!("{}={}", a.interface, a.address)).collect();
+        // One program for all of them, the rest is the shell's own: each program costs a second under emulation.
+        // Not tentative: usable as a source from now on.
+        let check = format!(
+            "have=$(ip -o addr show -tentative | \
+                while read -r _ dev _ addr _; do printf '%s ' \"${{dev%%@*}}=${{addr%/*}}\"; done); \
+             for want in {}; do \
+                 case \" $have\" in *\" $want \"*) ;; *) echo \"no $want; there is $have\"; exit 1 ;; esac; \
+             done",
+            wanted.join(" ")
+        );
+        machine.wait_until_succeeds(check).within(secs(30)).await?;
         Ok(())
     }
 

@@ -21,6 +21,16 @@ pub struct Etcd<'c> {
 }
 
 impl<'c> Etcd<'c> {
+    /// Starts a member on each server, and waits until all are healthy.
+    ///
+    /// # Errors
+    /// As [`Etcd::start`] and [`Etcd::wait_healthy`].
+    pub async fn form(cluster: &'c Cluster, network: &str) -> anyhow::Result<Self> {
+        let etcd = Self::start(cluster, network).await?;
+        etcd.wait_healthy().await?;
+        Ok(etcd)
+    }
+
     /// Writes each server's configuration, and starts all of them at once on `network`.
     ///
     /// # Errors
@@ -165,6 +175,15 @@ impl<'c> Etcd<'c> {
             ["deadline exceeded", "no leader", "request timed out"].iter().any(|r| said.contains(r));
         ensure!(no_quorum, "{from}: the write failed, but not for want of a quorum: {said}");
         Ok(())
+    }
+
+    /// The term of the election that the present leader won, as `from` sees it: it only grows, and stays as long as
+    /// nobody had to vote.
+    ///
+    /// # Errors
+    /// When `from` does not answer.
+    pub async fn term(&self, from: &str) -> anyhow::Result<u64> {
+        self.status(from).await?["raftTerm"].as_u64().with_context(|| format!("{from} tells no raft term"))
     }
 
     async fn status(&self, from: &str) -> anyhow::Result<Value> {

@@ -3,8 +3,10 @@
 
 mod agent;
 mod assets;
+mod bonding;
 mod cluster;
 mod etcd;
+mod isolation;
 mod rack;
 mod subject;
 mod suite;
@@ -12,8 +14,10 @@ mod suite;
 pub mod prelude;
 
 pub use assets::Assets;
+pub use bonding::{BondStatus, MemberStatus};
 pub use cluster::{Cluster, ClusterBuilder, secs};
 pub use etcd::Etcd;
+pub use isolation::{describe, kept_apart};
 pub use rack::{BootMode, Rack};
 pub use suite::suite;
 

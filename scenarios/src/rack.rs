@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
-use driver::spec::{AgentSpec, Boot, Channel, DiskBus, DiskSpec, GuestFile, LabSpec, MachineSpec, NicSpec};
+use driver::spec::{
+    AgentSpec, Boot, BundleSpec, Channel, DiskBus, DiskSpec, GuestFile, LabSpec, MachineSpec, NicSpec,
+};
 use driver::{Lab, LabOptions};
 use harness::Testbed;
 use images::injection::{self, CREDENTIALS_SINCE, Injection};
@@ -180,9 +182,7 @@ impl Rack {
         let image = assets.image(t, &self.image).await?;
         let spec = self.spec(t, &assets, &image).await?;
         // A crowded host may let the test wait here: the deadline stands still.
-        let memory =
-            spec.machines.iter().map(|m| u64::from(m.memory_mib + MachineSpec::QEMU_OVERHEAD_MIB)).sum();
-        t.budget(memory, spec.vcpus()).await?;
+        t.budget(u64::from(spec.memory_mib()), spec.vcpus()).await?;
         let supervisor = Arc::new(TestSupervisor::new(t, spec.machines.iter().map(|m| m.name.clone())));
         let kernel = image.kernel.clone();
         let choice = assets.accel(t, kernel.as_deref()).await?;
@@ -222,6 +222,10 @@ impl Rack {
         let nics = plan.ports_of(name).map(|port| {
             Ok(NicSpec { name: port.nic.clone(), mac: port.mac.to_string(), port: port_mode(&port.mode)? })
         });
+        let bundles = plan.bundles.iter().filter(|bundle| bundle.machine == name).map(|bundle| {
+            let members = plan.ports_of(name).filter(|port| bundle.ports.contains(&port.name));
+            BundleSpec { name: bundle.name.clone(), nics: members.map(|port| port.nic.clone()).collect() }
+        });
         let units = render::networkd(&self.profile, name)?;
         let addresses = machine.attachments.iter().map(|a| (a.network.clone(), a.address));
         let channel = self.channel.unwrap_or(assets.channel);
@@ -254,6 +258,7 @@ impl Rack {
             boot: self.boot_of(image)?,
             disk: DiskSpec { image: disk, bus: self.bus.unwrap_or(bus(image.bus)), grow_to: None },
             nics: nics.collect::<anyhow::Result<_>>()?,
+            bundles: bundles.collect(),
             agent,
             credentials,
             hostname: Some(name.to_owned()),

@@ -1,7 +1,6 @@
 //! A cluster forms over 802.1Q VLANs, and only over matching ones; it survives the loss of a trunk, and not of two.
 
 use scenarios::prelude::*;
-use switch::VlanId;
 
 fn main() -> ExitCode {
     suite("cluster_vlans")
@@ -14,7 +13,7 @@ fn main() -> ExitCode {
 async fn forms(t: &mut Testbed) -> Result {
     let c = Cluster::on(profiles::vlans()).servers(3).launch(t).await?;
     t.step("three machines boot", async || c.wait_ready().await).await?;
-    let etcd = t.step("three etcd members become healthy", async || healthy(&c).await).await?;
+    let etcd = t.step("three etcd members become healthy", async || Etcd::form(&c, "cluster").await).await?;
     t.step("what one member takes, the others have", async || {
         etcd.put("server-1", "rackless/forms", "yes").await?;
         for name in ["server-2", "server-3"] {
@@ -25,7 +24,7 @@ async fn forms(t: &mut Testbed) -> Result {
     .await?;
     t.step("the storage VLAN carries traffic between all pairs", async || c.ping_all("storage").await)
         .await?;
-    t.step("no frame of one VLAN is seen on the other", async || no_leak(&c)).await
+    t.step("no frame of one VLAN is seen on the other", async || kept_apart(&c, ["cluster", "storage"])).await
 }
 
 async fn wrong_tag_is_isolated(t: &mut Testbed) -> Result {
@@ -64,7 +63,7 @@ async fn wrong_tag_is_isolated(t: &mut Testbed) -> Result {
 async fn heals_after_trunk_loss(t: &mut Testbed) -> Result {
     let c = Cluster::on(profiles::vlans()).servers(3).launch(t).await?;
     t.step("three machines boot", async || c.wait_ready().await).await?;
-    let etcd = t.step("three etcd members become healthy", async || healthy(&c).await).await?;
+    let etcd = t.step("three etcd members become healthy", async || Etcd::form(&c, "cluster").await).await?;
     let leader = etcd.leader("server-1").await?;
     let others: Vec<&str> = c.servers().map(|m| m.name()).filter(|n| *n != leader).collect();
     let first = t
@@ -97,46 +96,4 @@ async fn heals_after_trunk_loss(t: &mut Testbed) -> Result {
         etcd.put(&leader, "rackless/heals", "healed").await
     })
     .await
-}
-
-async fn healthy(c: &Cluster) -> Result<Etcd<'_>> {
-    let etcd = Etcd::start(c, "cluster").await?;
-    etcd.wait_healthy().await?;
-    Ok(etcd)
-}
-
-/// Asserts on the capture: each VLAN's tag was used, every frame that left a port had one of the two tags, and no
-/// frame with one tag carries an address of the other's network.
-fn no_leak(c: &Cluster) -> Result {
-    let switch = c.lab().switch();
-    for (network, other) in [("cluster", "storage"), ("storage", "cluster")] {
-        let vlan = c.profile().switch_vlan(network)?;
-        let tagged = FrameFilter::new().direction(Direction::Out).tagged(vlan);
-        ensure!(
-            !switch.frames(&tagged)?.is_empty(),
-            "no frame tagged {vlan} left the switch: nothing was tested"
-        );
-        for machine in c.lab().machines() {
-            let foreign = switch.frames(&tagged.clone().ip(c.ip(machine.name(), other)?))?;
-            ensure!(
-                foreign.is_empty(),
-                "an address of {other} on the VLAN of {network}: {}",
-                describe(&foreign)
-            );
-        }
-        // Inside the switch, too, no frame changed its VLAN on the way.
-        let id = VlanId::new(vlan).context("a VLAN id")?;
-        for frame in switch.frames(&FrameFilter::new().direction(Direction::Out).vlan(id))? {
-            let tag = frame.summary().and_then(|s| s.tags.first().map(|t| t.tci.vid()));
-            ensure!(tag == Some(vlan), "a frame of VLAN {vlan} left {} with the tag {tag:?}", frame.port);
-        }
-    }
-    let untagged = switch.frames(&FrameFilter::new().direction(Direction::Out).untagged())?;
-    ensure!(untagged.is_empty(), "untagged frames left a trunk: {}", describe(&untagged));
-    Ok(())
-}
-
-fn describe(frames: &[switch::CapturedFrame]) -> String {
-    let first = frames.iter().take(3).map(|f| f.to_string());
-    format!("{} frames, such as {}", frames.len(), first.collect::<Vec<_>>().join("; "))
 }
