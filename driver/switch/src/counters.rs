@@ -41,6 +41,16 @@ pub enum DropReason {
     QueueFull,
     /// The port's peer left before it had read the frame.
     Disconnected,
+    /// The port was removed before its peer had read the frame.
+    PortRemoved,
+    /// An impairment lost it: it was asked for loss.
+    ImpairmentLoss,
+    /// An impairment's rate lets frames through slower than they come, and its queue is full.
+    RateQueueFull,
+    /// The port was given another mode while the frame was delayed.
+    ModeChanged,
+    /// More than [`crate::SwitchOptions::delay_bytes`] wait for their time at this port.
+    DelayQueueFull,
 }
 
 impl fmt::Display for DropReason {
@@ -61,6 +71,11 @@ impl fmt::Display for DropReason {
             DropReason::NestedTag => "a second tag would be taken for the VLAN",
             DropReason::QueueFull => "the port's queue is full",
             DropReason::Disconnected => "the port's peer left",
+            DropReason::PortRemoved => "the port was removed",
+            DropReason::ImpairmentLoss => "an impairment lost it",
+            DropReason::RateQueueFull => "the queue of an impairment's rate is full",
+            DropReason::ModeChanged => "the port was given another mode",
+            DropReason::DelayQueueFull => "too much is delayed at this port",
         })
     }
 }
@@ -78,7 +93,8 @@ pub struct RxCounters {
     pub dropped: BTreeMap<DropReason, u64>,
 }
 
-/// Counters of what was meant for a port's peer. `offered` is `sent`, all of `dropped`, and what is queued, always.
+/// Counters of what was meant for a port's peer. `offered` and `duplicated` are `sent`, all of `dropped`, and what is
+/// queued or delayed, always.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TxCounters {
     /// Copies of frames for which this port was chosen.
@@ -89,6 +105,12 @@ pub struct TxCounters {
     pub bytes: u64,
     /// Copies that were dropped on the way out.
     pub dropped: BTreeMap<DropReason, u64>,
+    /// Copies in which an impairment flipped a bit.
+    pub corrupted: u64,
+    /// Copies that an impairment made.
+    pub duplicated: u64,
+    /// Copies that an impairment sent ahead or held back.
+    pub reordered: u64,
 }
 
 /// All counters of a port.

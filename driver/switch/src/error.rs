@@ -101,6 +101,26 @@ pub enum Error {
         id: u64,
     },
 
+    /// An impairment that makes no sense.
+    #[error("switch {switch}: cannot impair {target}: {}", problems.join("; "))]
+    Impairment {
+        /// The switch.
+        switch: String,
+        /// What was to be impaired.
+        target: String,
+        /// What is wrong, one sentence for each mistake.
+        problems: Vec<String>,
+    },
+
+    /// No such impairment, or it was cleared or replaced already.
+    #[error("switch {switch}: there is no impairment {id}; was it cleared or replaced before?")]
+    UnknownImpairment {
+        /// The switch.
+        switch: String,
+        /// Its id.
+        id: u64,
+    },
+
     /// No such capture, or it was stopped already.
     #[error("switch {switch}: there is no capture {id}; was it stopped before?")]
     UnknownCapture {

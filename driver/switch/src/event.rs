@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::counters::PortCounters;
 use crate::forwarder::PortId;
+use crate::impair::{ImpairTarget, Impairment, ImpairmentId};
 use crate::partition::{PartitionId, PartitionSpec};
 use crate::vlan::PortMode;
 
 /// Something that happened, other than a frame.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
     /// When, since the switch started.
     pub at: Duration,
@@ -43,7 +45,7 @@ pub enum CloseReason {
 }
 
 /// What happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum EventKind {
@@ -62,6 +64,8 @@ pub enum EventKind {
         port: PortId,
         /// Its name.
         name: String,
+        /// What had become of its frames: the last that is heard of them.
+        counters: PortCounters,
     },
     /// A peer connected to a port.
     Connected {
@@ -118,6 +122,24 @@ pub enum EventKind {
     Healed {
         /// Its id.
         id: PartitionId,
+    },
+    /// An impairment began, in place of the one that its target had.
+    Impaired {
+        /// Its id.
+        id: ImpairmentId,
+        /// What it is set on.
+        target: ImpairTarget,
+        /// What it does.
+        impairment: Impairment,
+        /// The seed of its decisions.
+        seed: u64,
+    },
+    /// An impairment was cleared.
+    ImpairmentCleared {
+        /// Its id.
+        id: ImpairmentId,
+        /// What it was set on.
+        target: ImpairTarget,
     },
     /// A capture file can no longer be written. Forwarding goes on; the file is whole up to here.
     CaptureFailed {

@@ -129,6 +129,11 @@ impl Forwarder {
         self.partitions.iter()
     }
 
+    /// Whether a partition keeps a frame of that VLAN from going from one port to the other.
+    pub fn is_partitioned(&self, from: PortId, to: PortId, vlan: VlanId) -> bool {
+        self.partitions.stops(from, to, vlan)
+    }
+
     /// The learnt addresses, by VLAN and address.
     pub fn fdb(&self, now: Duration) -> Vec<FdbEntry> {
         self.fdb.list(now)
@@ -261,7 +266,7 @@ impl Forwarder {
         vlan: VlanId,
     ) -> bool {
         let grows = copy.form == Form::Tagged && header.tag.is_none();
-        let reason = if self.partitions.stops(from, copy.port, vlan) {
+        let reason = if self.is_partitioned(from, copy.port, vlan) {
             Some(DropReason::Partition)
         } else if copy.form == Form::Untagged && header.ethertype == TPID_8021Q {
             Some(DropReason::NestedTag)

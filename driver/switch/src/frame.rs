@@ -134,6 +134,25 @@ impl Frame {
         }
     }
 
+    /// The frame with one bit flipped behind its addresses, tags and EtherType, so that nothing but its payload changes.
+    /// Which one follows from `position`. `None` if there is no payload.
+    pub(crate) fn with_flipped_bit(&self, position: u64) -> Option<Frame> {
+        let is_tag = |at: usize| {
+            let tpid = self.get(at..at + 2).map(|tpid| u16::from_be_bytes([tpid[0], tpid[1]]));
+            matches!(tpid, Some(TPID_8021Q | TPID_8021AD))
+        };
+        let mut payload = ADDRESSES;
+        while is_tag(payload) {
+            payload += TAG;
+        }
+        payload += 2;
+        let bits = 8 * (self.len().checked_sub(payload)? as u64);
+        let bit = position.checked_rem(bits)?;
+        let mut wire = self.wire().to_vec();
+        wire[PREFIX + payload + (bit / 8) as usize] ^= 1 << (bit % 8);
+        Some(Frame(wire.into()))
+    }
+
     fn concat(parts: &[&[u8]]) -> Frame {
         let length: usize = parts.iter().map(|part| part.len()).sum();
         let mut wire = Vec::with_capacity(PREFIX + length);

@@ -40,6 +40,9 @@
 //! address as source is dropped; the frame is given a VLAN, or dropped ([`PortMode`]); its source is learnt; it goes
 //! to the one port that its destination was learnt on, or to every other port of the VLAN that has a peer. Each drop
 //! has a [`DropReason`] and is counted, so that the counters of [`PortState`] account for every frame.
+//!
+//! On its way out a frame may meet an [`Impairment`], of its pair of ports and of its port ([`Switch::impair`]): it is
+//! lost, delayed, doubled or damaged as a seed decides.
 
 mod capture;
 mod channel;
@@ -50,6 +53,7 @@ mod fdb;
 mod filter;
 mod forwarder;
 mod frame;
+mod impair;
 mod io;
 mod mac;
 mod partition;
@@ -70,10 +74,11 @@ pub use fdb::FdbEntry;
 pub use filter::FrameFilter;
 pub use forwarder::{Egress, Forwarder, PortId};
 pub use frame::{Form, Frame, Header, MAX_FRAME, MIN_FRAME, Tci};
+pub use impair::{Distribution, ImpairTarget, Impairment, ImpairmentCounters, ImpairmentId};
 pub use mac::Mac;
 pub use partition::{PartitionId, PartitionSpec};
 pub use ring::{CapturedFrame, Direction};
-pub use state::{FrameQueue, PartitionState, PortState, RingState, SwitchState};
+pub use state::{FrameQueue, ImpairmentState, PartitionState, PortState, RingState, SwitchState};
 pub use stream::{BadLength, PREFIX, StreamDecoder};
 pub use summary::{NetSummary, Summary, WireTag};
 pub use switch::{PortConfig, Switch, SwitchOptions};

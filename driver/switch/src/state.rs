@@ -9,6 +9,7 @@ use crate::capture::CaptureReport;
 use crate::counters::PortCounters;
 use crate::fdb::FdbEntry;
 use crate::forwarder::PortId;
+use crate::impair::{ImpairTarget, Impairment, ImpairmentCounters, ImpairmentId};
 use crate::partition::{PartitionId, PartitionSpec};
 use crate::vlan::PortMode;
 
@@ -38,6 +39,8 @@ pub struct PortState {
     pub socket: PathBuf,
     /// What waits for its peer.
     pub queue: FrameQueue,
+    /// What impairments hold back from that queue.
+    pub delayed: FrameQueue,
     /// What became of its frames.
     pub counters: PortCounters,
 }
@@ -50,6 +53,19 @@ pub struct PartitionState {
     /// What it stops.
     #[serde(flatten)]
     pub spec: PartitionSpec,
+}
+
+/// One impairment in force.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ImpairmentState {
+    /// Its id.
+    pub id: ImpairmentId,
+    /// What it is set on.
+    pub target: ImpairTarget,
+    /// What it does.
+    pub impairment: Impairment,
+    /// What it did so far.
+    pub counters: ImpairmentCounters,
 }
 
 /// The capture ring.
@@ -68,7 +84,7 @@ pub struct RingState {
 }
 
 /// The whole switch.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SwitchState {
     /// Its name.
     pub name: String,
@@ -80,6 +96,10 @@ pub struct SwitchState {
     pub fdb: Vec<FdbEntry>,
     /// The partitions in force.
     pub partitions: Vec<PartitionState>,
+    /// The impairments in force, in the order in which they were set.
+    pub impairments: Vec<ImpairmentState>,
+    /// The seed of their decisions.
+    pub seed: u64,
     /// The captures to files.
     pub captures: Vec<CaptureReport>,
     /// The capture ring.

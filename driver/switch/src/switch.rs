@@ -21,11 +21,12 @@ use crate::event::{Event, EventKind};
 use crate::fdb::FdbEntry;
 use crate::filter::FrameFilter;
 use crate::forwarder::PortId;
+use crate::impair::{ImpairTarget, Impairment, ImpairmentId, Shaper};
 use crate::io::{Clock, Command, Worker};
 use crate::partition::{PartitionId, PartitionSpec};
 use crate::pcapng::Encoder;
 use crate::ring::{CapturedFrame, Snapshot};
-use crate::state::{PortState, SwitchState};
+use crate::state::{ImpairmentState, PortState, SwitchState};
 use crate::vlan::PortMode;
 
 /// How long a call waits for the switch's thread. It answers within milliseconds unless the machine is overloaded.
@@ -48,6 +49,11 @@ pub struct SwitchOptions {
     pub ring_bytes: usize,
     /// How much may wait for one port's peer, in bytes. 2 MiB unless said otherwise.
     pub queue_bytes: usize,
+    /// How much impairments may delay at one port, in bytes. 32 MiB unless said otherwise.
+    pub delay_bytes: usize,
+    /// The seed of what impairments decide: the same seed, set-up and frames give the same decisions. 0 unless said
+    /// otherwise.
+    pub seed: u64,
     /// After what time without a frame from it an address is forgotten. 300 s unless said otherwise, the value that
     /// IEEE 802.1Q recommends.
     pub mac_ageing: Duration,
@@ -61,6 +67,8 @@ impl SwitchOptions {
             dir: dir.into(),
             ring_bytes: 64 << 20,
             queue_bytes: 2 << 20,
+            delay_bytes: 32 << 20,
+            seed: 0,
             mac_ageing: Duration::from_secs(300),
         }
     }
@@ -115,7 +123,7 @@ impl Switch {
     /// # Errors
     /// [`Error::Start`] if the system gives no thread or no socket pair.
     pub fn start(options: SwitchOptions) -> Result<Switch, Error> {
-        let SwitchOptions { name, dir, ring_bytes, queue_bytes, mac_ageing } = options;
+        let SwitchOptions { name, dir, ring_bytes, queue_bytes, delay_bytes, seed, mac_ageing } = options;
         let failed = |source| Error::Start { switch: name.clone(), source };
         let (wake, woken) = UnixStream::pair().map_err(failed)?;
         wake.set_nonblocking(true).and_then(|()| woken.set_nonblocking(true)).map_err(failed)?;
@@ -123,8 +131,16 @@ impl Switch {
         let (events, _) = broadcast::channel(EVENTS);
         let clock = Clock::start();
         let shared: Arc<str> = name.as_str().into();
-        let worker =
-            Worker::new(Arc::clone(&shared), clock, mac_ageing, ring_bytes, queue_bytes, events.clone());
+        let shaper = Shaper::new(seed, delay_bytes);
+        let worker = Worker::new(
+            Arc::clone(&shared),
+            clock,
+            mac_ageing,
+            ring_bytes,
+            queue_bytes,
+            shaper,
+            events.clone(),
+        );
         let death = Arc::new(OnceLock::new());
         let run = {
             let death = Arc::clone(&death);
@@ -236,6 +252,39 @@ impl Switch {
     /// [`Error::UnknownPartition`].
     pub fn heal(&self, id: PartitionId) -> Result<(), Error> {
         self.call("heal a partition", move |worker| worker.heal(id))?
+    }
+
+    /// Makes the way of some frames a bad one, in place of what was set on the same target before. What waited because of
+    /// that goes on at once.
+    ///
+    /// # Errors
+    /// [`Error::UnknownPort`]; [`Error::Impairment`] with all that is wrong with it.
+    pub fn impair(&self, target: ImpairTarget, impairment: Impairment) -> Result<ImpairmentId, Error> {
+        self.call("impair", move |worker| worker.impair(target, impairment))?
+    }
+
+    /// Ends an impairment. What waited because of it goes on at once, in order.
+    ///
+    /// # Errors
+    /// [`Error::UnknownImpairment`], also if another one took its place.
+    pub fn clear_impairment(&self, id: ImpairmentId) -> Result<(), Error> {
+        self.call("clear an impairment", move |worker| worker.clear_impairment(id))?
+    }
+
+    /// Ends all impairments; how many there were.
+    ///
+    /// # Errors
+    /// Only those of every call: see [`Switch::ports`].
+    pub fn clear_all_impairments(&self) -> Result<usize, Error> {
+        self.call("clear all impairments", Worker::clear_all_impairments)
+    }
+
+    /// The impairments in force, and what they did so far.
+    ///
+    /// # Errors
+    /// Only those of every call: see [`Switch::ports`].
+    pub fn impairments(&self) -> Result<Vec<ImpairmentState>, Error> {
+        self.call("list the impairments", Worker::impairments)
     }
 
     /// The ports with their counters, in the order in which they were added.

@@ -53,10 +53,15 @@ impl Worker {
     }
 
     pub(crate) fn remove_port(&mut self, id: PortId) -> Result<(), Error> {
+        let name = self.name_of("remove a port", id)?;
         self.read(id, super::READS_TO_CATCH_UP);
-        let port = self.ports.remove(&id).ok_or_else(|| self.unknown("remove a port", id))?;
+        self.discard_delayed(id, DropReason::PortRemoved);
+        let queued = self.connection(id).map_or(0, |connection| connection.queue.state().frames);
+        self.count(id, |tx| tx.drop(DropReason::PortRemoved, queued));
+        let counters = self.forwarder.counters(id).cloned().unwrap_or_default();
+        self.ports.remove(&id);
         self.forwarder.remove_port(id);
-        self.tell(EventKind::PortRemoved { port: id, name: port.name.to_string() });
+        self.tell(EventKind::PortRemoved { port: id, name, counters });
         Ok(())
     }
 
@@ -64,6 +69,8 @@ impl Worker {
         let name = self.name_of("set a port's mode", id)?;
         // What was sent before the change is judged by the old mode.
         self.catch_up();
+        // What is delayed has the old mode's tags.
+        self.discard_delayed(id, DropReason::ModeChanged);
         self.forwarder.set_mode(id, mode.clone());
         self.tell(EventKind::ModeChanged { port: id, name, mode });
         Ok(())
@@ -74,10 +81,9 @@ impl Worker {
         self.catch_up();
         self.forwarder.set_admin(id, up);
         if !up {
-            let lost = self.connection(id).map_or(0, |connection| connection.queue.clear());
-            if let Some(counters) = self.forwarder.counters_mut(id) {
-                counters.tx.drop(DropReason::AdminDown, lost);
-            }
+            self.discard_delayed(id, DropReason::AdminDown);
+            let queued = self.connection(id).map_or(0, |connection| connection.queue.clear());
+            self.count(id, |tx| tx.drop(DropReason::AdminDown, queued));
         }
         self.tell(EventKind::AdminChanged { port: id, name, up });
         Ok(())
@@ -121,6 +127,7 @@ impl Worker {
                 connected: port.connection.is_some(),
                 socket: port.path.clone(),
                 queue: port.connection.as_ref().map(|peer| peer.queue.state()).unwrap_or_default(),
+                delayed: self.shaper.load(*id),
                 counters: self.forwarder.counters(*id)?.clone(),
             })
         });
@@ -138,6 +145,8 @@ impl Worker {
                 .partitions()
                 .map(|(id, spec)| PartitionState { id, spec: spec.clone() })
                 .collect(),
+            impairments: self.shaper.state(),
+            seed: self.shaper.seed(),
             captures: self.captures.values().map(Capture::report).collect(),
             ring: self.ring.state(),
         }
@@ -194,7 +203,7 @@ impl Worker {
         Ok(port.path.clone())
     }
 
-    fn name_of(&self, operation: &'static str, id: PortId) -> Result<String, Error> {
+    pub(super) fn name_of(&self, operation: &'static str, id: PortId) -> Result<String, Error> {
         let port = self.ports.get(&id).ok_or_else(|| self.unknown(operation, id))?;
         Ok(port.name.to_string())
     }

@@ -2,9 +2,11 @@
 //!
 //! It polls, reads 64 KiB at a time from each port that has something, forwards, and writes each port's queue with one
 //! call. It never waits for a peer: what a peer does not read is dropped when its queue is full, so that every port is
-//! always drained (a QEMU whose socket is full stops sending for good, measured with 10.0).
+//! always drained (a QEMU whose socket is full stops sending for good, measured with 10.0). Frames that an impairment
+//! delays wait in between, and the poll ends when the first of them is due.
 
 mod calls;
+mod impair;
 mod port;
 mod queue;
 
@@ -16,7 +18,8 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
 use tokio::sync::broadcast;
 
 use self::port::{Connection, IoPort};
@@ -25,6 +28,7 @@ use crate::counters::DropReason;
 use crate::event::{CloseReason, Event, EventKind};
 use crate::forwarder::{Egress, Forwarder, PortId};
 use crate::frame::{Form, Frame};
+use crate::impair::{Fate, Shaper};
 use crate::ring::{CapturedFrame, Direction, Ring};
 use crate::stream::BadLength;
 use crate::vlan::VlanId;
@@ -76,6 +80,8 @@ pub(crate) struct Worker {
     events: broadcast::Sender<Event>,
     queue_bytes: usize,
     copies: Vec<Egress>,
+    shaper: Shaper,
+    fates: Vec<Fate>,
     stopping: bool,
 }
 
@@ -94,6 +100,7 @@ impl Worker {
         mac_ageing: Duration,
         ring_bytes: usize,
         queue_bytes: usize,
+        shaper: Shaper,
         events: broadcast::Sender<Event>,
     ) -> Worker {
         Worker {
@@ -109,6 +116,8 @@ impl Worker {
             events,
             queue_bytes,
             copies: Vec::new(),
+            shaper,
+            fates: Vec::new(),
             stopping: false,
         }
     }
@@ -117,7 +126,9 @@ impl Worker {
     pub(crate) fn run(mut self, commands: &mpsc::Receiver<Command>, mut wake: UnixStream) -> io::Result<()> {
         let mut housekeeping = HOUSEKEEPING;
         while !self.stopping {
-            let (woken, ready) = self.wait(&wake, housekeeping)?;
+            let until = self.shaper.next_due().map_or(housekeeping, |due| due.min(housekeeping));
+            let (woken, ready) = self.wait(&wake, until)?;
+            self.release();
             if woken {
                 let awake = wake.read(&mut [0; 64]);
                 while let Ok(command) = commands.try_recv() {
@@ -172,10 +183,9 @@ impl Worker {
                 owners.push((*id, false));
             }
         }
-        // Rounded up: a wait that ends early would only be started again.
-        let milliseconds = until.saturating_sub(now).as_micros().div_ceil(1000);
-        let timeout = PollTimeout::try_from(milliseconds).unwrap_or(PollTimeout::MAX);
-        match poll(&mut polled, timeout) {
+        // In nanoseconds: whole milliseconds would be seen in what impairments delay.
+        let timeout = TimeSpec::from(until.saturating_sub(now));
+        match ppoll(&mut polled, Some(timeout), None) {
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok((false, Vec::new())),
             Err(errno) => return Err(errno.into()),
@@ -295,7 +305,7 @@ impl Worker {
                         Form::Tagged => tagged.get_or_insert_with(change),
                         Form::Untagged => untagged.get_or_insert_with(change),
                     };
-                    self.enqueue(copy.port, vlan, out, now);
+                    self.depart(from, copy.port, vlan, out, now);
                 }
             }
         }
@@ -367,6 +377,7 @@ impl Worker {
 
     /// Reads all that peers have sent so far, so that an answer does not miss a frame that was sent before the question.
     fn catch_up(&mut self) {
+        self.release();
         let ids: Vec<PortId> = self.ports.keys().copied().collect();
         for id in ids {
             self.accept(id);
