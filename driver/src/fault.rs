@@ -1,18 +1,20 @@
 //! Faults of the network, as guards: they heal when told to, or when the lab is torn down.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
+use switch::{ImpairTarget, Impairment, ImpairmentId, PartitionId, PartitionSpec, PortId, VlanSet};
 
 use crate::Error;
-use crate::lab::Context;
+use crate::lab::{Context, Lab};
 use crate::machine::Machine;
 use crate::supervisor::Event;
 
 /// A fault that lasts until it is healed.
 ///
 /// Dropping it leaves the fault in place until the lab ends: a fault that heals by accident, because a
-/// variable went out of scope, makes a test pass that should not.
+/// variable went out of scope, makes a test pass that should not. [`Lab::heal_all`] needs no guard.
 #[must_use = "a fault lasts until `heal` is called: keep it"]
 pub struct Fault {
     what: What,
@@ -20,7 +22,9 @@ pub struct Fault {
 
 enum What {
     Carrier { machine: Machine, nics: Vec<String> },
-    Partition { lab: Arc<Context>, id: switch::PartitionId, text: String },
+    Shut { machine: Machine, nic: String, port: PortId },
+    Partition { lab: Arc<Context>, id: PartitionId, spec: PartitionSpec },
+    Impairments { lab: Arc<Context>, set: Vec<(ImpairmentId, ImpairTarget, Impairment)> },
 }
 
 impl Fault {
@@ -32,19 +36,28 @@ impl Fault {
         Ok(Self { what: What::Carrier { machine: machine.clone(), nics } })
     }
 
-    /// Keeps two sets of ports from each other.
-    pub(crate) fn partition(
-        lab: &Arc<Context>,
-        left: Vec<switch::PortId>,
-        right: Vec<switch::PortId>,
-        text: String,
-    ) -> Result<Self, Error> {
-        let id = lab.switch.partition(switch::PartitionSpec::between(left, right))?;
-        tell(lab, format!("partition: {text}"));
-        Ok(Self { what: What::Partition { lab: lab.clone(), id, text } })
+    fn partition(lab: &Arc<Context>, spec: PartitionSpec) -> Result<Self, Error> {
+        let id = lab.switch.partition(spec.clone())?;
+        lab.tell_partition(id, &spec, true);
+        Ok(Self { what: What::Partition { lab: lab.clone(), id, spec } })
     }
 
-    /// Ends the fault.
+    fn impair(
+        lab: &Arc<Context>,
+        targets: Vec<ImpairTarget>,
+        impairment: &Impairment,
+    ) -> Result<Self, Error> {
+        let mut set = Vec::new();
+        for target in targets {
+            let id = lab.switch.impair(target, impairment.clone())?;
+            lab.tell_impairment(id, target, impairment, true);
+            set.push((id, target, impairment.clone()));
+        }
+        Ok(Self { what: What::Impairments { lab: lab.clone(), set } })
+    }
+
+    /// Ends the fault. One that is over already, since [`Lab::heal_all`] ended it or another impairment took its
+    /// place, is left as it is.
     ///
     /// # Errors
     /// [`Error::Qmp`] or [`Error::Switch`] when QEMU or the switch can't be told.
@@ -55,17 +68,179 @@ impl Fault {
                     machine.set_carrier(nic, true).await?;
                 }
             }
-            What::Partition { lab, id, text } => {
-                lab.switch.heal(id)?;
-                tell(&lab, format!("healed: {text}"));
+            What::Shut { machine, nic, port } => machine.set_port(&nic, port, true)?,
+            What::Partition { lab, id, spec } => lab.heal_partition(id, &spec)?,
+            What::Impairments { lab, set } => {
+                for (id, target, impairment) in set {
+                    lab.heal_impairment(id, target, &impairment)?;
+                }
             }
         }
         Ok(())
     }
 }
 
-fn tell(lab: &Context, text: String) {
-    lab.supervisor.event(Event { kind: "fault", machine: None, text, data: json!({}) });
+impl Context {
+    fn heal_partition(&self, id: PartitionId, spec: &PartitionSpec) -> Result<(), Error> {
+        match self.switch.heal(id) {
+            Ok(()) => self.tell_partition(id, spec, false),
+            Err(switch::Error::UnknownPartition { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    fn heal_impairment(
+        &self,
+        id: ImpairmentId,
+        target: ImpairTarget,
+        impairment: &Impairment,
+    ) -> Result<(), Error> {
+        match self.switch.clear_impairment(id) {
+            Ok(()) => self.tell_impairment(id, target, impairment, false),
+            Err(switch::Error::UnknownImpairment { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(())
+    }
+
+    fn tell_partition(&self, id: PartitionId, spec: &PartitionSpec, begins: bool) {
+        let (from, to) = spec.sides();
+        let list =
+            |side: &BTreeSet<PortId>| -> Vec<String> { side.iter().map(|id| self.port_name(*id)).collect() };
+        let (from, to) = (list(from), list(to));
+        let sign = if spec.is_one_way() { "->" } else { "|" };
+        let mut text = format!("partition: {} {sign} {}", from.join(", "), to.join(", "));
+        if let Some(vlans) = spec.vlans() {
+            text += &format!(" (VLAN {vlans})");
+        }
+        let data =
+            json!({ "fault": "partition", "id": id, "active": begins, "from": from, "to": to, "spec": spec });
+        self.tell(None, text, begins, data);
+    }
+
+    fn tell_impairment(&self, id: ImpairmentId, target: ImpairTarget, impairment: &Impairment, begins: bool) {
+        let (on, machine) = match target {
+            ImpairTarget::Port(port) => {
+                let name = self.port_name(port);
+                let machine = name.split_once('/').map(|(machine, _)| machine.to_owned());
+                (name, machine)
+            }
+            ImpairTarget::Pair { from, to } => {
+                (format!("{} -> {}", self.port_name(from), self.port_name(to)), None)
+            }
+        };
+        let text = format!("impairment of {on}: {impairment}");
+        let data = json!({
+            "fault": "impairment", "id": id, "active": begins, "on": on, "impairment": impairment,
+            "seed": self.seed,
+        });
+        self.tell(machine, text, begins, data);
+    }
+
+    fn tell(&self, machine: Option<String>, text: String, begins: bool, data: Value) {
+        let text = if begins { text } else { format!("healed: {text}") };
+        self.supervisor.event(Event { kind: "fault", machine, text, data });
+    }
+
+    fn port_name(&self, id: PortId) -> String {
+        let ports = self.switch.ports().unwrap_or_default();
+        let name = ports.into_iter().find(|port| port.id == id).map(|port| port.name);
+        name.unwrap_or_else(|| format!("port {id} (removed)"))
+    }
+}
+
+impl Lab {
+    /// Keeps two groups from each other, in both directions; the carrier stays. `server-1` means all NICs of that
+    /// machine, `server-1/eth1` one of them. What is under way between them is lost.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchMachine`], [`Error::Spec`] when there is no such NIC, or [`Error::Switch`].
+    pub fn partition(&self, left: &[&str], right: &[&str]) -> Result<Fault, Error> {
+        Fault::partition(self.context(), self.between(left, right)?)
+    }
+
+    /// Keeps frames of one group from reaching the other; the way back stays open. Names as for [`Lab::partition`].
+    ///
+    /// # Errors
+    /// As [`Lab::partition`].
+    pub fn partition_one_way(&self, from: &[&str], to: &[&str]) -> Result<Fault, Error> {
+        Fault::partition(self.context(), self.between(from, to)?.one_way())
+    }
+
+    /// Keeps two groups from each other on some VLANs only: a `VlanId`, or `"100,200-299".parse()?`. Names as for
+    /// [`Lab::partition`].
+    ///
+    /// # Errors
+    /// As [`Lab::partition`].
+    pub fn partition_vlans(
+        &self,
+        left: &[&str],
+        right: &[&str],
+        vlans: impl Into<VlanSet>,
+    ) -> Result<Fault, Error> {
+        Fault::partition(self.context(), self.between(left, right)?.on_vlans(vlans))
+    }
+
+    /// Impairs the way from one machine to another, and not the way back: for that, call it again. With
+    /// `server-1` all NICs of that machine are meant, each pair for itself, with `server-1/eth1` one of them. Takes the
+    /// place of what was set on a pair before. A frame that meets [`Machine::impair`] as well goes through both.
+    ///
+    /// # Errors
+    /// As [`Lab::partition`]; [`Error::Switch`] with all that is wrong with the impairment.
+    pub fn impair_pair(&self, from: &str, to: &str, impairment: Impairment) -> Result<Fault, Error> {
+        let (from, to) = (self.ports_of(from)?, self.ports_of(to)?);
+        let pairs =
+            from.iter().flat_map(|from| to.iter().map(|to| ImpairTarget::Pair { from: *from, to: *to }));
+        Fault::impair(self.context(), pairs.collect(), &impairment)
+    }
+
+    /// Heals every fault of the network, whoever made it, with or without a guard: carriers and ports that are down,
+    /// partitions, impairments. Goes on after an error.
+    ///
+    /// # Errors
+    /// The first of [`Error::Qmp`] and [`Error::Switch`].
+    pub async fn heal_all(&self) -> Result<(), Error> {
+        let context = self.context();
+        let state = context.switch.state()?;
+        let mut healed = Vec::new();
+        for partition in &state.partitions {
+            healed.push(context.heal_partition(partition.id, &partition.spec));
+        }
+        for set in &state.impairments {
+            healed.push(context.heal_impairment(set.id, set.target, &set.impairment));
+        }
+        let down: BTreeSet<PortId> =
+            state.ports.iter().filter(|port| !port.admin).map(|port| port.id).collect();
+        for machine in self.machines() {
+            for nic in machine.nics() {
+                if machine.port(&nic).is_ok_and(|port| down.contains(&port)) {
+                    healed.push(machine.set_carrier(&nic, true).await);
+                }
+            }
+        }
+        healed.into_iter().collect()
+    }
+
+    fn between(&self, left: &[&str], right: &[&str]) -> Result<PartitionSpec, Error> {
+        let ports = |names: &[&str]| -> Result<Vec<PortId>, Error> {
+            let ports: Vec<Vec<PortId>> =
+                names.iter().map(|name| self.ports_of(name)).collect::<Result<_, _>>()?;
+            Ok(ports.concat())
+        };
+        Ok(PartitionSpec::between(ports(left)?, ports(right)?))
+    }
+
+    /// The ports of `machine`, or the one of `machine/nic`.
+    fn ports_of(&self, name: &str) -> Result<Vec<PortId>, Error> {
+        match name.split_once('/') {
+            Some((machine, nic)) => Ok(vec![self.machine(machine)?.port(nic)?]),
+            None => {
+                let machine = self.machine(name)?;
+                machine.nics().iter().map(|nic| machine.port(nic)).collect()
+            }
+        }
+    }
 }
 
 impl Machine {
@@ -83,5 +258,33 @@ impl Machine {
     /// As [`Machine::set_carrier`].
     pub async fn cut_all(&self) -> Result<Fault, Error> {
         Fault::carrier(self, self.nics()).await
+    }
+
+    /// Sets the switch's port of a NIC administratively down and leaves the guest its carrier: a link that looks up and
+    /// carries nothing, which a bond's miimon does not notice.
+    ///
+    /// # Errors
+    /// [`Error::Spec`] when there is no such NIC, or [`Error::Switch`].
+    pub fn shut(&self, nic: &str) -> Result<Fault, Error> {
+        let port = self.port(nic)?;
+        self.set_port(nic, port, false)?;
+        Ok(Fault { what: What::Shut { machine: self.clone(), nic: nic.to_owned(), port } })
+    }
+
+    /// Impairs what goes to one NIC of this machine, whoever sent it; what comes from it is spared. Takes the place of
+    /// what was set on that NIC before.
+    ///
+    /// # Errors
+    /// [`Error::Spec`] when there is no such NIC; [`Error::Switch`] with all that is wrong with the impairment.
+    pub fn impair(&self, nic: &str, impairment: Impairment) -> Result<Fault, Error> {
+        Fault::impair(self.lab(), vec![ImpairTarget::Port(self.port(nic)?)], &impairment)
+    }
+
+    fn set_port(&self, nic: &str, port: PortId, up: bool) -> Result<(), Error> {
+        self.lab().switch.set_admin(port, up)?;
+        let word = if up { "up" } else { "down" };
+        let data = json!({ "fault": "admin", "active": !up, "nic": nic });
+        self.event("fault", format!("switch port of {nic} {word}, carrier as it was"), data);
+        Ok(())
     }
 }

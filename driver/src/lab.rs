@@ -11,7 +11,6 @@ use process::{Child, RunDir};
 use switch::{PortConfig, PortId, Switch, SwitchOptions};
 
 use crate::death::Died;
-use crate::fault::Fault;
 use crate::machine::Machine;
 use crate::qemu::{Accel, Firmware, Qemu};
 use crate::spec::{Boot, BundleSpec, LabSpec, MachineSpec, NicSpec};
@@ -33,6 +32,8 @@ pub struct LabOptions {
     pub artifacts: PathBuf,
     /// Whoever runs the test.
     pub supervisor: Arc<dyn Supervisor>,
+    /// The seed of what is left to chance: which frames an impairment loses, for example.
+    pub seed: u64,
 }
 
 /// What the machines of a lab share.
@@ -45,6 +46,7 @@ pub(crate) struct Context {
     pub(crate) scratch: PathBuf,
     pub(crate) supervisor: Arc<dyn Supervisor>,
     pub(crate) switch: Switch,
+    pub(crate) seed: u64,
     run: RunDir,
 }
 
@@ -99,7 +101,7 @@ impl Lab {
     /// made.
     pub async fn create(spec: LabSpec, options: LabOptions) -> Result<Self, Error> {
         check(&spec)?;
-        let LabOptions { qemu, accel, run, artifacts, supervisor } = options;
+        let LabOptions { qemu, accel, run, artifacts, supervisor, seed } = options;
         let firmware = match spec.machines.iter().any(|m| m.boot == Boot::Firmware) {
             true => Some(Firmware::find()?),
             false => None,
@@ -109,10 +111,10 @@ impl Lab {
         let scratch = artifacts.join("scratch");
         fs_err::create_dir_all(&scratch).map_err(Error::file("making", &scratch))?;
         run.own(&scratch).map_err(|source| Error::Run { source })?;
-        let switch = Switch::start(SwitchOptions::new(&spec.name, run.path()))?;
+        let switch = Switch::start(SwitchOptions { seed, ..SwitchOptions::new(&spec.name, run.path()) })?;
         switch.capture_to(&net.join(format!("{}.pcapng", spec.name)), &switch::FrameFilter::new())?;
         let context =
-            Arc::new(Context { qemu, accel, firmware, artifacts, scratch, supervisor, switch, run });
+            Arc::new(Context { qemu, accel, firmware, artifacts, scratch, supervisor, switch, seed, run });
         let mut machines = Vec::new();
         for machine in spec.machines {
             machines.push(Machine::create(machine, context.clone()).await?);
@@ -176,6 +178,10 @@ impl Lab {
         })
     }
 
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.inner.context
+    }
+
     /// The switch.
     #[must_use]
     pub fn switch(&self) -> &Switch {
@@ -198,25 +204,6 @@ impl Lab {
     #[must_use]
     pub fn run_dir(&self) -> &Path {
         self.inner.context.run.path()
-    }
-
-    /// Keeps two groups of machines from each other, in both directions; the carrier stays.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchMachine`] or [`Error::Switch`].
-    pub fn partition(&self, left: &[&str], right: &[&str]) -> Result<Fault, Error> {
-        let ports = |names: &[&str]| -> Result<Vec<PortId>, Error> {
-            let mut ports = Vec::new();
-            for name in names {
-                let machine = self.machine(name)?;
-                for nic in machine.nics() {
-                    ports.push(machine.port(&nic)?);
-                }
-            }
-            Ok(ports)
-        };
-        let text = format!("{} | {}", left.join(", "), right.join(", "));
-        Fault::partition(&self.inner.context, ports(left)?, ports(right)?, text)
     }
 
     /// Resolves with the first machine that dies without being asked to.

@@ -26,6 +26,7 @@ async fn empty_lab(artifacts: &Path) -> Lab {
         run: RunDir::create(&run).expect("a run directory"),
         artifacts: artifacts.to_owned(),
         supervisor: Unsupervised::until(LIMIT),
+        seed: 0,
     };
     let spec = LabSpec { name: "empty".into(), machines: Vec::new() };
     Lab::create(spec, options).await.expect("a lab")

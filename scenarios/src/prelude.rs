@@ -7,7 +7,7 @@ pub use driver::spec::DiskBus;
 pub use driver::{Fault, Lab, Machine};
 pub use harness::Testbed;
 pub use regex::Regex;
-pub use switch::{Direction, FrameFilter};
+pub use switch::{Direction, Distribution, FrameFilter, Impairment, VlanSet};
 
 pub use crate::{BondStatus, BootMode, Cluster, Etcd, Rack, describe, kept_apart, secs, suite};
 

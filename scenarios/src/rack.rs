@@ -193,6 +193,7 @@ impl Rack {
             run: process::RunDir::create(&crate::assets::run_name())?,
             artifacts: t.artifacts().to_owned(),
             supervisor,
+            seed: t.seed(),
         };
         Ok(Lab::create(spec, options).await?)
     }

@@ -230,6 +230,11 @@ impl Machine {
         self.inner.lab.socket(&format!("{}.{kind}", self.name()))
     }
 
+    /// What it shares with the other machines of its lab.
+    pub(crate) fn lab(&self) -> &Arc<Context> {
+        &self.inner.lab
+    }
+
     /// Tells the supervisor.
     pub(crate) fn event(&self, kind: &'static str, text: impl Into<String>, data: serde_json::Value) {
         let event = Event { kind, machine: Some(self.name().to_owned()), text: text.into(), data };

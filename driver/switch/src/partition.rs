@@ -62,6 +62,21 @@ impl PartitionSpec {
         self.from.union(&self.to).copied()
     }
 
+    /// The two sets: frames from the first to the second are stopped, and the way back unless it is one-way.
+    pub fn sides(&self) -> (&BTreeSet<PortId>, &BTreeSet<PortId>) {
+        (&self.from, &self.to)
+    }
+
+    /// Whether the way back stays open.
+    pub fn is_one_way(&self) -> bool {
+        !self.both_ways
+    }
+
+    /// The VLANs whose frames it stops, if not those of all.
+    pub fn vlans(&self) -> Option<&VlanSet> {
+        self.vlans.as_ref()
+    }
+
     /// Whether it would stop nothing.
     pub fn is_empty(&self) -> bool {
         self.from.is_empty() || self.to.is_empty() || self.vlans.as_ref().is_some_and(VlanSet::is_empty)
