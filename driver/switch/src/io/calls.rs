@@ -54,7 +54,7 @@ impl Worker {
 
     pub(crate) fn remove_port(&mut self, id: PortId) -> Result<(), Error> {
         let name = self.name_of("remove a port", id)?;
-        self.read(id, super::READS_TO_CATCH_UP);
+        self.catch_up();
         self.discard_delayed(id, DropReason::PortRemoved);
         let queued = self.connection(id).map_or(0, |connection| connection.queue.state().frames);
         self.count(id, |tx| tx.drop(DropReason::PortRemoved, queued));
