@@ -104,6 +104,7 @@ fn machine(name: &str, image: &Path) -> MachineSpec {
         boot: Boot::Direct { kernel: "/nonexistent/kernel".into(), initrd: None, cmdline: String::new() },
         disk: DiskSpec { image: image.to_owned(), bus: DiskBus::VirtioBlk, grow_to: None },
         nics: vec![nic(1), nic(2)],
+        bundles: Vec::new(),
         agent: None,
         credentials: Vec::new(),
         hostname: None,
