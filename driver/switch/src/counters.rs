@@ -28,7 +28,9 @@ pub enum DropReason {
     VlanNotAllowed,
     /// The tag has the reserved VLAN id 4095.
     ReservedVlan,
-    /// The destination was learnt on the port that the frame came from.
+    /// The port is in a bundle that does not take frames from it: LACP has not made it part of it, or no longer.
+    NotCollecting,
+    /// The destination was learnt on the port, or the bundle, that the frame came from.
     SamePort,
     /// No other port of the VLAN is up.
     NoDestination,
@@ -65,6 +67,7 @@ impl fmt::Display for DropReason {
             DropReason::UntaggedWithoutNative => "an untagged frame on a trunk without native VLAN",
             DropReason::VlanNotAllowed => "the port does not carry this VLAN",
             DropReason::ReservedVlan => "VLAN id 4095 is reserved",
+            DropReason::NotCollecting => "the bundle does not collect from this member",
             DropReason::SamePort => "the destination is on the port it came from",
             DropReason::NoDestination => "no other port of the VLAN is up",
             DropReason::Partition => "a partition separates the ports",
@@ -80,7 +83,7 @@ impl fmt::Display for DropReason {
     }
 }
 
-/// Counters of what a port's peer sent. `frames` is `forwarded` and all of `dropped`, always.
+/// Counters of what a port's peer sent. `frames` is `forwarded`, `consumed` and all of `dropped`, always.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RxCounters {
     /// Whole frames.
@@ -89,6 +92,8 @@ pub struct RxCounters {
     pub bytes: u64,
     /// Frames for which at least one port was chosen (which may have dropped its copy: see there).
     pub forwarded: u64,
+    /// Frames that were for the switch itself: the LACPDUs and markers of a bundle's member.
+    pub consumed: u64,
     /// Frames that were dropped on the way in.
     pub dropped: BTreeMap<DropReason, u64>,
 }

@@ -121,6 +121,44 @@ pub enum Error {
         id: u64,
     },
 
+    /// A bundle without members.
+    #[error("switch {switch}: the bundle {bundle} has no members; name the ports that it is made of")]
+    EmptyBundle {
+        /// The switch.
+        switch: String,
+        /// The bundle's name.
+        bundle: String,
+    },
+
+    /// No such bundle, or it was removed already.
+    #[error("switch {switch}: {operation}: there is no bundle {bundle}; there are: {known}")]
+    UnknownBundle {
+        /// The switch.
+        switch: String,
+        /// What was asked for.
+        operation: &'static str,
+        /// The bundle's id.
+        bundle: String,
+        /// The bundles that there are.
+        known: String,
+    },
+
+    /// A port that is in a bundle has no say of its own, and can be in one only.
+    #[error(
+        "switch {switch}: {operation}: port {port} is in the bundle {bundle} already; do it to the bundle, or remove \
+         the bundle first"
+    )]
+    InBundle {
+        /// The switch.
+        switch: String,
+        /// What was asked for.
+        operation: &'static str,
+        /// The port's name.
+        port: String,
+        /// The bundle's name.
+        bundle: String,
+    },
+
     /// No such capture, or it was stopped already.
     #[error("switch {switch}: there is no capture {id}; was it stopped before?")]
     UnknownCapture {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::counters::PortCounters;
 use crate::forwarder::PortId;
 use crate::impair::{ImpairTarget, Impairment, ImpairmentId};
+use crate::lacp::LeaveReason;
 use crate::partition::{PartitionId, PartitionSpec};
 use crate::vlan::PortMode;
 
@@ -110,6 +111,48 @@ pub enum EventKind {
         name: String,
         /// The new mode.
         mode: PortMode,
+    },
+    /// Ports became a bundle.
+    BundleAdded {
+        /// Its id.
+        bundle: PortId,
+        /// Its name.
+        name: String,
+        /// Its mode.
+        mode: PortMode,
+        /// Its members.
+        members: Vec<PortId>,
+    },
+    /// A bundle ended; its members are ports of their own again.
+    BundleRemoved {
+        /// Its id.
+        bundle: PortId,
+        /// Its name.
+        name: String,
+    },
+    /// A member of a bundle carries frames from now on.
+    MemberJoined {
+        /// The bundle.
+        bundle: PortId,
+        /// The bundle's name.
+        bundle_name: String,
+        /// The member.
+        port: PortId,
+        /// The member's name.
+        port_name: String,
+    },
+    /// A member of a bundle no longer carries frames.
+    MemberLeft {
+        /// The bundle.
+        bundle: PortId,
+        /// The bundle's name.
+        bundle_name: String,
+        /// The member.
+        port: PortId,
+        /// The member's name.
+        port_name: String,
+        /// Why.
+        why: LeaveReason,
     },
     /// A partition began.
     Partitioned {

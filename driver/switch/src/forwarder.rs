@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::balance::HashPolicy;
 use crate::counters::{DropReason, PortCounters};
 use crate::fdb::{Fdb, FdbEntry};
 use crate::frame::{Form, Header, MAX_FRAME, TPID_8021Q};
 use crate::partition::{PartitionId, PartitionSpec, Partitions};
 use crate::vlan::{PortMode, VlanId};
+
+mod bundles;
 
 /// Names a port of one switch. Never used twice, not even after the port was removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -31,8 +34,23 @@ pub struct Egress {
     pub form: Form,
 }
 
+/// What a port is to the others.
+enum Role {
+    Plain,
+    /// One wire of a bundle, which has the say.
+    Member {
+        bundle: PortId,
+    },
+    /// One logical port whose wires are its members. Its link is up while one is active.
+    Bundle {
+        hash: HashPolicy,
+        active: Vec<PortId>,
+    },
+}
+
 struct Port {
     mode: PortMode,
+    role: Role,
     admin: bool,
     link: bool,
     counters: PortCounters,
@@ -64,12 +82,14 @@ impl Forwarder {
 
     /// Adds a port: administratively up, and without a link until [`Forwarder::set_link`] says so.
     pub fn add_port(&mut self, mode: PortMode) -> PortId {
-        self.ports.push(Some(Port { mode, admin: true, link: false, counters: PortCounters::default() }));
+        let counters = PortCounters::default();
+        self.ports.push(Some(Port { mode, role: Role::Plain, admin: true, link: false, counters }));
         PortId(self.ports.len() as u32 - 1)
     }
 
     /// Removes a port and what was learnt on it. False if there is none.
     pub fn remove_port(&mut self, id: PortId) -> bool {
+        self.set_active(id, false);
         self.fdb.forget_port(id);
         self.ports.get_mut(id.0 as usize).is_some_and(|port| port.take().is_some())
     }
@@ -79,14 +99,21 @@ impl Forwarder {
         self.change(id, |port| port.mode = mode)
     }
 
-    /// Sets the administrative state; what was learnt on the port is forgotten. False if there is no such port.
+    /// Sets the administrative state; what was learnt on the port is forgotten. A member of a bundle ceases to be
+    /// active when it goes down. False if there is no such port.
     pub fn set_admin(&mut self, id: PortId, up: bool) -> bool {
+        if !up {
+            self.set_active(id, false);
+        }
         self.change(id, |port| port.admin = up)
     }
 
     /// Says whether somebody is at the other end; what was learnt on the port is forgotten. A port without a link gets
-    /// no frames. False if there is no such port.
+    /// no frames, and a member of a bundle ceases to be active. False if there is no such port.
     pub fn set_link(&mut self, id: PortId, up: bool) -> bool {
+        if !up {
+            self.set_active(id, false);
+        }
         self.change(id, |port| port.link = up)
     }
 
@@ -129,11 +156,6 @@ impl Forwarder {
         self.partitions.iter()
     }
 
-    /// Whether a partition keeps a frame of that VLAN from going from one port to the other.
-    pub fn is_partitioned(&self, from: PortId, to: PortId, vlan: VlanId) -> bool {
-        self.partitions.stops(from, to, vlan)
-    }
-
     /// The learnt addresses, by VLAN and address.
     pub fn fdb(&self, now: Duration) -> Vec<FdbEntry> {
         self.fdb.list(now)
@@ -164,9 +186,10 @@ impl Forwarder {
         copies: &mut Vec<Egress>,
     ) -> Result<(Header, VlanId), DropReason> {
         copies.clear();
+        let logical = self.logical(from);
         let verdict = self.classify(from, frame).and_then(|(header, vlan)| {
-            self.fdb.learn(vlan, header.src, from, now);
-            self.choose(from, &header, vlan, now, copies)?;
+            self.fdb.learn(vlan, header.src, logical, now);
+            self.choose(logical, &header, vlan, now, copies)?;
             Ok((header, vlan))
         });
         if let Some(counters) = self.counters_mut(from) {
@@ -178,6 +201,7 @@ impl Forwarder {
             }
         }
         if let Ok((header, vlan)) = verdict {
+            copies.iter_mut().for_each(|copy| copy.port = self.wire(copy.port, frame));
             copies.retain(|copy| self.passes_egress(from, *copy, frame.len(), &header, vlan));
         }
         verdict
@@ -196,6 +220,7 @@ impl Forwarder {
         if header.src.is_group() {
             return Err(DropReason::GroupSource);
         }
+        let port = self.ruling(from, port)?;
         let vlan = match header.tag.map(|tci| tci.vid()) {
             None | Some(0) => port.mode.untagged().ok_or(DropReason::UntaggedWithoutNative)?,
             Some(vid) => {
@@ -238,11 +263,12 @@ impl Forwarder {
     }
 
     fn takes(&self, port: &Port, vlan: VlanId) -> bool {
+        let is_member = |port: &Port| matches!(port.role, Role::Member { .. });
         #[cfg(test)]
         if self.hub {
-            return port.admin && port.link;
+            return port.admin && port.link && !is_member(port);
         }
-        port.admin && port.link && port.mode.carries(vlan)
+        port.admin && port.link && !is_member(port) && port.mode.carries(vlan)
     }
 
     fn copy(&self, to: PortId, port: &Port, header: &Header, vlan: VlanId) -> Egress {

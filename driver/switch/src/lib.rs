@@ -44,6 +44,8 @@
 //! On its way out a frame may meet an [`Impairment`], of its pair of ports and of its port ([`Switch::impair`]): it is
 //! lost, delayed, doubled or damaged as a seed decides.
 
+mod balance;
+mod bundle;
 mod capture;
 mod channel;
 mod counters;
@@ -55,6 +57,7 @@ mod forwarder;
 mod frame;
 mod impair;
 mod io;
+pub mod lacp;
 mod mac;
 mod partition;
 mod pcapng;
@@ -65,6 +68,8 @@ mod summary;
 mod switch;
 mod vlan;
 
+pub use balance::HashPolicy;
+pub use bundle::{BundleConfig, BundleState, LacpIdentity, MemberState};
 pub use capture::{CaptureId, CaptureReport};
 pub use channel::Channel;
 pub use counters::{DropReason, PortCounters, RxCounters, TxCounters};
@@ -75,6 +80,7 @@ pub use filter::FrameFilter;
 pub use forwarder::{Egress, Forwarder, PortId};
 pub use frame::{Form, Frame, Header, MAX_FRAME, MIN_FRAME, Tci};
 pub use impair::{Distribution, ImpairTarget, Impairment, ImpairmentCounters, ImpairmentId};
+pub use lacp::{LacpMode, LacpTimeout};
 pub use mac::Mac;
 pub use partition::{PartitionId, PartitionSpec};
 pub use ring::{CapturedFrame, Direction};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bundle::BundleState;
 use crate::capture::CaptureReport;
 use crate::counters::PortCounters;
 use crate::fdb::FdbEntry;
@@ -29,8 +30,10 @@ pub struct PortState {
     pub id: PortId,
     /// Its name.
     pub name: String,
-    /// Its VLANs.
+    /// Its VLANs. Those of the bundle rule while it is in one.
     pub mode: PortMode,
+    /// The bundle that it is a member of.
+    pub bundle: Option<PortId>,
     /// Whether it is administratively up.
     pub admin: bool,
     /// Whether a peer is connected.
@@ -92,7 +95,9 @@ pub struct SwitchState {
     pub uptime: Duration,
     /// Its ports, in the order in which they were added.
     pub ports: Vec<PortState>,
-    /// The addresses it has learnt.
+    /// Its bundles, in the order in which they were added.
+    pub bundles: Vec<BundleState>,
+    /// The addresses it has learnt. Those of a bundle have the bundle's id.
     pub fdb: Vec<FdbEntry>,
     /// The partitions in force.
     pub partitions: Vec<PartitionState>,

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast;
 
+use crate::bundle::{BundleConfig, BundleState};
 use crate::capture::{Capture, CaptureId, CaptureReport};
 use crate::channel::Channel;
 use crate::error::Error;
@@ -221,21 +222,49 @@ impl Switch {
         Ok(Channel::new(name, ours))
     }
 
-    /// Gives a port other VLANs. What was learnt on it is forgotten.
+    /// Gives a port or a bundle other VLANs. What was learnt on it is forgotten.
     ///
     /// # Errors
-    /// [`Error::UnknownPort`].
+    /// [`Error::UnknownPort`]; [`Error::InBundle`] for a member, since its bundle has the say.
     pub fn set_mode(&self, port: PortId, mode: PortMode) -> Result<(), Error> {
         self.call("set a port's mode", move |worker| worker.set_mode(port, mode))?
     }
 
     /// Sets a port up or down. A port that is down is read from, and all of it is dropped. The guest does not notice:
-    /// its carrier is QMP's `set_link`, and whoever means a cable that was pulled does both.
+    /// its carrier is QMP's `set_link`, and whoever means a cable that was pulled does both. A member leaves its bundle
+    /// at once, and comes back as a new link does.
     ///
     /// # Errors
     /// [`Error::UnknownPort`].
     pub fn set_admin(&self, port: PortId, up: bool) -> Result<(), Error> {
         self.call("set a port up or down", move |worker| worker.set_admin(port, up))?
+    }
+
+    /// Makes ports one logical port, the switch's end of a guest's bond; its id is good wherever a port's is, for
+    /// partitions, [`Switch::set_mode`] and [`Switch::set_admin`]. A member carries no frames until LACP has made it
+    /// part of the bundle, which takes 2 s and more from the partner's first LACPDU; with [`crate::LacpMode::Static`],
+    /// as soon as it has a link.
+    ///
+    /// # Errors
+    /// [`Error::DuplicatePort`], [`Error::EmptyBundle`], [`Error::UnknownPort`], [`Error::InBundle`].
+    pub fn add_bundle(&self, config: BundleConfig) -> Result<PortId, Error> {
+        self.call("add a bundle", move |worker| worker.add_bundle(config))?
+    }
+
+    /// Ends a bundle: its members are ports of their own again, with the modes that they had.
+    ///
+    /// # Errors
+    /// [`Error::UnknownBundle`].
+    pub fn remove_bundle(&self, bundle: PortId) -> Result<(), Error> {
+        self.call("remove a bundle", move |worker| worker.remove_bundle(bundle))?
+    }
+
+    /// The bundles, and what LACP says of each member and of its partner.
+    ///
+    /// # Errors
+    /// Only those of every call: see [`Switch::ports`].
+    pub fn bundles(&self) -> Result<Vec<BundleState>, Error> {
+        self.call("list the bundles", Worker::bundles)
     }
 
     /// Stops frames between ports until [`Switch::heal`].

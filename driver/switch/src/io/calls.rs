@@ -25,7 +25,7 @@ impl Worker {
         mode: PortMode,
         path: impl FnOnce(PortId) -> Result<PathBuf, Error>,
     ) -> Result<PortId, Error> {
-        if self.ports.values().any(|port| &*port.name == name) {
+        if self.has_port_named(name) {
             return Err(Error::DuplicatePort { switch: self.name.to_string(), port: name.to_owned() });
         }
         let id = self.forwarder.add_port(mode.clone());
@@ -55,6 +55,7 @@ impl Worker {
     pub(crate) fn remove_port(&mut self, id: PortId) -> Result<(), Error> {
         let name = self.name_of("remove a port", id)?;
         self.catch_up();
+        self.leave_bundle(id);
         self.discard_delayed(id, DropReason::PortRemoved);
         let queued = self.connection(id).map_or(0, |connection| connection.queue.state().frames);
         self.count(id, |tx| tx.drop(DropReason::PortRemoved, queued));
@@ -66,7 +67,9 @@ impl Worker {
     }
 
     pub(crate) fn set_mode(&mut self, id: PortId, mode: PortMode) -> Result<(), Error> {
-        let name = self.name_of("set a port's mode", id)?;
+        let operation = "set a port's mode";
+        let name = self.logical_name_of(operation, id)?;
+        self.not_in_bundle(operation, id)?;
         // What was sent before the change is judged by the old mode.
         self.catch_up();
         // What is delayed has the old mode's tags.
@@ -77,7 +80,7 @@ impl Worker {
     }
 
     pub(crate) fn set_admin(&mut self, id: PortId, up: bool) -> Result<(), Error> {
-        let name = self.name_of("set a port up or down", id)?;
+        let name = self.logical_name_of("set a port up or down", id)?;
         self.catch_up();
         self.forwarder.set_admin(id, up);
         if !up {
@@ -86,6 +89,7 @@ impl Worker {
             self.count(id, |tx| tx.drop(DropReason::AdminDown, queued));
         }
         self.tell(EventKind::AdminChanged { port: id, name, up });
+        self.link_changed(id);
         Ok(())
     }
 
@@ -97,7 +101,7 @@ impl Worker {
 
     pub(crate) fn partition(&mut self, spec: PartitionSpec) -> Result<PartitionId, Error> {
         for port in spec.ports() {
-            self.name_of("partition", port)?;
+            self.logical_name_of("partition", port)?;
         }
         if spec.is_empty() {
             return Err(Error::EmptyPartition { switch: self.name.to_string(), spec: format!("{spec:?}") });
@@ -123,6 +127,7 @@ impl Worker {
                 id: *id,
                 name: port.name.to_string(),
                 mode: self.forwarder.mode(*id)?.clone(),
+                bundle: self.forwarder.bundle_of(*id),
                 admin: self.forwarder.admin(*id)?,
                 connected: port.connection.is_some(),
                 socket: port.path.clone(),
@@ -139,6 +144,7 @@ impl Worker {
             name: self.name.to_string(),
             ports: self.ports(),
             uptime: self.clock.now(),
+            bundles: self.bundles(),
             fdb: self.fdb(),
             partitions: self
                 .forwarder
@@ -208,7 +214,20 @@ impl Worker {
         Ok(port.name.to_string())
     }
 
-    fn unknown(&self, operation: &'static str, port: impl ToString) -> Error {
+    /// The name of a port or a bundle.
+    fn logical_name_of(&self, operation: &'static str, id: PortId) -> Result<String, Error> {
+        match self.bundles.name(id) {
+            Some(name) => Ok(name.to_string()),
+            None => self.name_of(operation, id),
+        }
+    }
+
+    pub(super) fn has_port_named(&self, name: &str) -> bool {
+        let mut names = self.ports.values().map(|port| &port.name).chain(self.bundles.names());
+        names.any(|other| **other == *name)
+    }
+
+    pub(super) fn unknown(&self, operation: &'static str, port: impl ToString) -> Error {
         Error::UnknownPort {
             switch: self.name.to_string(),
             operation,

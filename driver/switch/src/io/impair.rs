@@ -16,7 +16,7 @@ impl Worker {
     /// Sends a copy of a frame on its way to a port's queue: at once, later, or never.
     pub(super) fn depart(&mut self, from: PortId, to: PortId, vlan: VlanId, frame: &Frame, now: Duration) {
         if self.shaper.is_idle() {
-            return self.enqueue(to, vlan, frame, now);
+            return self.enqueue(to, Some(vlan), frame, now);
         }
         let mut fates = std::mem::take(&mut self.fates);
         self.shaper.offer(Parcel { from, to, vlan, frame: frame.clone() }, now, &mut fates);
@@ -49,7 +49,7 @@ impl Worker {
                 {
                     self.count(parcel.to, |tx| tx.drop(DropReason::Partition, 1));
                 }
-                Fate::Leaves(parcel) => self.enqueue(parcel.to, parcel.vlan, &parcel.frame, now),
+                Fate::Leaves(parcel) => self.enqueue(parcel.to, Some(parcel.vlan), &parcel.frame, now),
                 Fate::Dropped(port, reason) => self.count(port, |tx| tx.drop(reason, 1)),
                 Fate::Corrupted(port) => self.count(port, |tx| tx.corrupted += 1),
                 Fate::Duplicated(port) => self.count(port, |tx| tx.duplicated += 1),

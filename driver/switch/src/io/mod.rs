@@ -5,6 +5,7 @@
 //! always drained (a QEMU whose socket is full stops sending for good, measured with 10.0). Frames that an impairment
 //! delays wait in between, and the poll ends when the first of them is due.
 
+mod bundles;
 mod calls;
 mod impair;
 mod port;
@@ -22,6 +23,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use tokio::sync::broadcast;
 
+use self::bundles::Bundles;
 use self::port::{Connection, IoPort};
 use crate::capture::{Capture, CaptureId};
 use crate::counters::DropReason;
@@ -71,6 +73,7 @@ pub(crate) struct Worker {
     clock: Clock,
     forwarder: Forwarder,
     ports: BTreeMap<PortId, IoPort>,
+    bundles: Bundles,
     /// The names of all ports that there ever were: a question about any other is a mistake.
     names: Vec<Arc<str>>,
     ring: Ring,
@@ -108,6 +111,7 @@ impl Worker {
             clock,
             forwarder: Forwarder::new(mac_ageing),
             ports: BTreeMap::new(),
+            bundles: Bundles::default(),
             names: Vec::new(),
             ring: Ring::new(ring_bytes),
             captured: 0,
@@ -148,6 +152,7 @@ impl Worker {
                     self.flush(ready.port);
                 }
             }
+            self.run_bundles();
             self.flush_above(0);
             for capture in self.captures.values_mut() {
                 capture.submit();
@@ -163,7 +168,7 @@ impl Worker {
     /// Waits until there is something to do, or until `until`.
     fn wait(&mut self, wake: &UnixStream, until: Duration) -> io::Result<(bool, Vec<Ready>)> {
         let now = self.clock.now();
-        let mut until = until;
+        let mut until = self.bundles.due.map_or(until, |due| due.min(until));
         let mut polled = Vec::with_capacity(1 + 2 * self.ports.len());
         let mut owners = Vec::with_capacity(2 * self.ports.len());
         polled.push(PollFd::new(wake.as_fd(), PollFlags::POLLIN));
@@ -237,6 +242,7 @@ impl Worker {
                     counters.connections += 1;
                 }
                 self.tell(EventKind::Connected { port: id, name });
+                self.link_changed(id);
             }
             Err(error) => self.tell(EventKind::AcceptFailed { port: id, name, error: error.to_string() }),
         }
@@ -259,6 +265,7 @@ impl Worker {
             counters.half_frames += u64::from(in_step && connection.decoder.pending() > 0);
         }
         self.tell(EventKind::Disconnected { port: id, name, why });
+        self.link_changed(id);
     }
 
     /// Reads what the port's peer sent, at most `reads` times 64 KiB, and forwards it.
@@ -291,6 +298,9 @@ impl Worker {
 
     /// One frame through the forwarder and into queues and captures.
     fn forward(&mut self, from: PortId, frame: &Frame, now: Duration) {
+        if self.take_pdu(from, frame, now) {
+            return self.record(from, Direction::In, None, None, frame, now);
+        }
         let mut copies = std::mem::take(&mut self.copies);
         match self.forwarder.ingress(from, frame, now, &mut copies) {
             Err(reason) => self.record(from, Direction::In, None, Some(reason), frame, now),
@@ -312,13 +322,13 @@ impl Worker {
         self.copies = copies;
     }
 
-    fn enqueue(&mut self, to: PortId, vlan: VlanId, frame: &Frame, now: Duration) {
+    fn enqueue(&mut self, to: PortId, vlan: Option<VlanId>, frame: &Frame, now: Duration) {
         let reason = match self.connection(to) {
             Some(connection) => (!connection.queue.push(frame.clone())).then_some(DropReason::QueueFull),
             None => Some(DropReason::Disconnected),
         };
         match (reason, self.forwarder.counters_mut(to)) {
-            (None, _) => self.record(to, Direction::Out, Some(vlan), None, frame, now),
+            (None, _) => self.record(to, Direction::Out, vlan, None, frame, now),
             (Some(reason), Some(counters)) => counters.tx.drop(reason, 1),
             (Some(_), None) => {}
         }
@@ -384,6 +394,7 @@ impl Worker {
             self.read(id, READS_TO_CATCH_UP);
             self.flush_above(EARLY_FLUSH);
         }
+        self.run_bundles();
         self.flush_above(0);
     }
 
