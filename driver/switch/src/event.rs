@@ -130,6 +130,17 @@ pub enum EventKind {
         /// Its name.
         name: String,
     },
+    /// A port was made a member of a bundle that there was already.
+    MemberAdded {
+        /// The bundle.
+        bundle: PortId,
+        /// The bundle's name.
+        bundle_name: String,
+        /// The member.
+        port: PortId,
+        /// The member's name.
+        port_name: String,
+    },
     /// A member of a bundle carries frames from now on.
     MemberJoined {
         /// The bundle.

@@ -1,4 +1,4 @@
-//! A virtual Ethernet switch in user space: learning, 802.1Q ports, partitions, capture.
+//! A virtual Ethernet switch in user space: learning, 802.1Q ports, bundles with LACP, partitions, capture.
 //!
 //! Two halves, so that the half with the rules can be tested without a socket:
 //!
@@ -43,6 +43,10 @@
 //!
 //! On its way out a frame may meet an [`Impairment`], of its pair of ports and of its port ([`Switch::impair`]): it is
 //! lost, delayed, doubled or damaged as a seed decides.
+//!
+//! Ports can be made a bundle ([`Switch::add_bundle`]), one logical port: the switch's end of a bond. A member takes and
+//! gets frames only while LACP ([`lacp`]) has made it part of the bundle; its LACPDUs go no further than here. A frame
+//! for a bundle leaves by one member, the same for all of a conversation ([`HashPolicy`]).
 
 mod balance;
 mod bundle;

@@ -251,6 +251,15 @@ impl Switch {
         self.call("add a bundle", move |worker| worker.add_bundle(config))?
     }
 
+    /// Makes one more port a member of a bundle, such as that of a NIC which was plugged in again. A member leaves by
+    /// [`Switch::remove_port`].
+    ///
+    /// # Errors
+    /// [`Error::UnknownPort`], [`Error::UnknownBundle`], [`Error::InBundle`].
+    pub fn add_member(&self, bundle: PortId, port: PortId) -> Result<(), Error> {
+        self.call("add a member to a bundle", move |worker| worker.add_member(bundle, port))?
+    }
+
     /// Ends a bundle: its members are ports of their own again, with the modes that they had.
     ///
     /// # Errors

@@ -219,6 +219,13 @@ fn a_static_bundle_is_its_links() {
     rack.sw.remove_port(both[0]).unwrap();
     assert_eq!(rack.state().members.len(), 1);
     assert_eq!(rack.active(), both[1..]);
+    let again = rack.sw.add_port(PortConfig::new("a/eth1", mode())).unwrap();
+    let _link = rack.sw.attach_channel(again).unwrap();
+    rack.sw.add_member(rack.bundle, again).unwrap();
+    assert_eq!(rack.active(), [both[1], again], "a NIC that was plugged in again");
+    assert!(matches!(rack.sw.add_member(rack.bundle, again), Err(Error::InBundle { .. })));
+    let unknown = rack.sw.add_member(both[1], rack.members[0]);
+    assert!(matches!(unknown, Err(Error::UnknownPort { .. })), "{unknown:?}");
     rack.sw.remove_bundle(rack.bundle).unwrap();
     assert_eq!(rack.port(both[1]).bundle, None);
     let since = rack.sw.now();

@@ -18,11 +18,19 @@ impl Forwarder {
             return None;
         }
         let bundle = self.add_port(mode);
-        for member in members {
-            self.change(*member, |port| port.role = Role::Member { bundle });
-        }
         self.change(bundle, |port| port.role = Role::Bundle { hash, active: Vec::new() });
+        for member in members {
+            self.add_member(bundle, *member);
+        }
         Some(bundle)
+    }
+
+    /// Makes one more port a member of a bundle, not active. False if the port is none, or is in a bundle or is one,
+    /// or if there is no such bundle.
+    pub fn add_member(&mut self, bundle: PortId, member: PortId) -> bool {
+        let is_plain = self.port(member).is_some_and(|port| matches!(port.role, Role::Plain));
+        let is_bundle = self.port(bundle).is_some_and(|port| matches!(port.role, Role::Bundle { .. }));
+        is_plain && is_bundle && self.change(member, |port| port.role = Role::Member { bundle })
     }
 
     /// Ends a bundle; its members are ports of their own again, with the modes that they had. False if it is none.

@@ -29,9 +29,21 @@ struct Bundle {
     aggregator: Aggregator,
     /// The members' numbers in LACP.
     numbers: Vec<(PortId, u16)>,
+    /// How many members there ever were.
+    joined: u16,
 }
 
 impl Bundle {
+    fn add(&mut self, member: PortId) {
+        let number = match self.config.identity {
+            Some(identity) => identity.first_port.wrapping_add(self.joined),
+            None => port_number(member),
+        };
+        self.joined = self.joined.wrapping_add(1);
+        self.aggregator.add_port(number);
+        self.numbers.push((member, number));
+    }
+
     fn number(&self, member: PortId) -> Option<u16> {
         self.numbers.iter().find(|(id, _)| *id == member).map(|(_, number)| *number)
     }
@@ -76,18 +88,13 @@ impl Worker {
             .add_bundle(config.mode.clone(), config.hash, members)
             .ok_or_else(|| self.unknown(operation, config.name.clone()))?;
         let identity = config.identity.unwrap_or_else(|| self.identity(id));
-        let number = |(index, member): (usize, &PortId)| match config.identity {
-            Some(identity) => (*member, identity.first_port.wrapping_add(index as u16)),
-            None => (*member, port_number(*member)),
-        };
-        let numbers: Vec<(PortId, u16)> = members.iter().enumerate().map(number).collect();
         let aggregator = Aggregator::new(&AggregatorConfig {
             mode: config.lacp,
             timeout: config.timeout,
             system: identity.system,
             key: identity.key,
             fallback: config.fallback,
-            ports: numbers.iter().map(|(_, number)| *number).collect(),
+            ports: Vec::new(),
         });
         let (name, mode, members) = (config.name.as_str(), config.mode.clone(), config.members.clone());
         self.tell(EventKind::BundleAdded {
@@ -96,12 +103,27 @@ impl Worker {
             mode,
             members: members.clone(),
         });
-        let bundle = Bundle { name: name.into(), system: identity.system, aggregator, numbers, config };
+        let (name, system) = (name.into(), identity.system);
+        let mut bundle = Bundle { name, system, aggregator, numbers: Vec::new(), joined: 0, config };
+        members.iter().for_each(|member| bundle.add(*member));
         self.bundles.all.insert(id, bundle);
-        for member in members {
-            self.link_changed(member);
-        }
+        self.link_changed(id);
         Ok(id)
+    }
+
+    pub(crate) fn add_member(&mut self, id: PortId, member: PortId) -> Result<(), Error> {
+        let operation = "add a member to a bundle";
+        let port_name = self.name_of(operation, member)?;
+        self.not_in_bundle(operation, member)?;
+        self.catch_up();
+        let unknown = self.unknown_bundle(operation, id);
+        let bundle = self.bundles.all.get_mut(&id).ok_or(unknown)?;
+        self.forwarder.add_member(id, member);
+        bundle.add(member);
+        let bundle_name = bundle.name.to_string();
+        self.tell(EventKind::MemberAdded { bundle: id, bundle_name, port: member, port_name });
+        self.link_changed(member);
+        Ok(())
     }
 
     pub(crate) fn remove_bundle(&mut self, id: PortId) -> Result<(), Error> {

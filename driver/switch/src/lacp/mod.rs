@@ -125,30 +125,37 @@ pub struct Tick {
 /// One bundle's side of LACP.
 #[derive(Debug)]
 pub struct Aggregator {
-    fallback: bool,
+    config: AggregatorConfig,
     ports: BTreeMap<u16, Port>,
 }
 
 impl Aggregator {
     /// All its ports are down.
     pub fn new(config: &AggregatorConfig) -> Aggregator {
+        let mut aggregator = Aggregator { config: config.clone(), ports: BTreeMap::new() };
+        for number in &config.ports {
+            aggregator.add_port(*number);
+        }
+        aggregator
+    }
+
+    /// Adds a port, down. One that there is already stays as it is.
+    pub fn add_port(&mut self, number: u16) {
+        let config = &self.config;
         let lacp = config.mode != LacpMode::Static;
         let state = LacpState(0)
             .with(LacpBit::Activity, config.mode == LacpMode::Active)
             .with(LacpBit::ShortTimeout, config.timeout == LacpTimeout::Short)
             .with(LacpBit::Aggregation, true);
-        let port = |number: &u16| {
-            let actor = PortInfo {
-                system_priority: PRIORITY,
-                system: config.system,
-                key: config.key,
-                port_priority: PRIORITY,
-                port: *number,
-                state,
-            };
-            (*number, Port::new(actor, lacp))
+        let actor = PortInfo {
+            system_priority: PRIORITY,
+            system: config.system,
+            key: config.key,
+            port_priority: PRIORITY,
+            port: number,
+            state,
         };
-        Aggregator { fallback: config.fallback, ports: config.ports.iter().map(port).collect() }
+        self.ports.entry(number).or_insert_with(|| Port::new(actor, lacp));
     }
 
     /// The port's link is up. A port that is up already, or that there is not, changes nothing; so in all that follows.
@@ -231,7 +238,7 @@ impl Aggregator {
     /// before it can be chosen again.
     fn settle(&mut self, now: Duration) {
         self.step_mux(now);
-        selection::select(&mut self.ports, self.fallback);
+        selection::select(&mut self.ports, self.config.fallback);
         self.step_mux(now);
     }
 
