@@ -198,6 +198,7 @@ fn a_partner_that_falls_silent_on_one_link_is_noticed() {
     joined_or_left(&mut events);
     rack.until("the silent one is out", &[1], |rack| rack.active() == both[1..]);
     assert_eq!(joined_or_left(&mut events), [(both[0], Some(LeaveReason::PartnerSilent))]);
+    assert_eq!(rack.flood(), [0, 64]);
     rack.until("it speaks again", &[0, 1], |rack| rack.active() == both);
 }
 

@@ -91,7 +91,7 @@ impl Bench {
     }
 
     /// Lets time pass while the guest sends on these ports each second.
-    fn to_hearing(&mut self, end: Duration, ports: &[u16], state: u8) {
+    fn hear_until(&mut self, end: Duration, ports: &[u16], state: u8) {
         loop {
             ports.iter().for_each(|port| self.hear(*port, state));
             if self.now >= end {
