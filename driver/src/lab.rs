@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use process::{Child, RunDir};
-use switch::{PortConfig, PortId, Switch, SwitchOptions};
+use switch::{BundleConfig, PortConfig, PortId, Switch, SwitchOptions};
 
 use crate::death::Died;
 use crate::machine::Machine;
@@ -117,7 +117,9 @@ impl Lab {
             Arc::new(Context { qemu, accel, firmware, artifacts, scratch, supervisor, switch, seed, run });
         let mut machines = Vec::new();
         for machine in spec.machines {
-            machines.push(Machine::create(machine, context.clone()).await?);
+            let machine = Machine::create(machine, context.clone()).await?;
+            add_bundles(&machine, &context.switch)?;
+            machines.push(machine);
         }
         let lab = Self {
             inner: Arc::new(Inner {
@@ -279,6 +281,20 @@ impl Index<&str> for Lab {
             Err(error) => panic!("{error}"),
         }
     }
+}
+
+/// Makes the switch the partner of a machine's bonds.
+fn add_bundles(machine: &Machine, switch: &Switch) -> Result<(), Error> {
+    let spec = machine.spec();
+    for bundle in &spec.bundles {
+        let members = bundle.nics.iter().map(|nic| machine.port(nic)).collect::<Result<Vec<_>, _>>()?;
+        let mode =
+            spec.nics.iter().find(|nic| bundle.nics.first() == Some(&nic.name)).map(|nic| nic.port.clone());
+        if let Some(mode) = mode {
+            switch.add_bundle(BundleConfig::new(&bundle.name, mode, members))?;
+        }
+    }
+    Ok(())
 }
 
 fn check(spec: &LabSpec) -> Result<(), Error> {
