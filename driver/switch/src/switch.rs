@@ -301,7 +301,7 @@ impl Switch {
         self.call("impair", move |worker| worker.impair(target, impairment))?
     }
 
-    /// Ends an impairment. What waited because of it goes on at once, in order.
+    /// Ends an impairment. What waited because of it goes on at once, in order, as far as there is room in the port's queue.
     ///
     /// # Errors
     /// [`Error::UnknownImpairment`], also if another one took its place.

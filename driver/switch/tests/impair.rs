@@ -164,6 +164,21 @@ fn the_capture_has_a_delayed_frame_when_it_leaves_and_not_before() {
     assert_eq!(lab.port(lab.b).delayed, FrameQueue::default());
 }
 
+/// 15 MB, far more than the queue of a port: the rest is counted, and what the peer reads comes in order.
+#[test]
+fn a_large_backlog_is_let_go_in_order_and_accounted_for() {
+    let mut lab = Lab::new(0);
+    let id = lab.impair(Impairment::new().delay(LONG));
+    (0..10_000).for_each(|n| lab.send(n, 1500));
+    assert_eq!(lab.port(lab.b).delayed.frames, 10_000);
+    lab.sw.clear_impairment(id).unwrap();
+    let lost = lab.dropped().get(&DropReason::QueueFull).copied().unwrap_or(0);
+    let came: Vec<u32> =
+        (lost..10_000).map(|_| number(&lab.to_b.recv(LIMIT).unwrap().expect("it is not lost"))).collect();
+    assert!(came.is_sorted() && came[..1000] == Vec::from_iter(0..1000)[..], "{} came", came.len());
+    assert_eq!(lab.port(lab.b).counters.tx.sent, 10_000 - lost);
+}
+
 #[test]
 fn what_waits_for_a_port_that_goes_down_is_dropped_and_counted() {
     let mut lab = Lab::new(0);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Worker;
+use super::{EARLY_FLUSH, Worker};
 use crate::counters::{DropReason, TxCounters};
 use crate::error::Error;
 use crate::event::EventKind;
@@ -49,7 +49,13 @@ impl Worker {
                 {
                     self.count(parcel.to, |tx| tx.drop(DropReason::Partition, 1));
                 }
-                Fate::Leaves(parcel) => self.enqueue(parcel.to, Some(parcel.vlan), &parcel.frame, now),
+                Fate::Leaves(parcel) => {
+                    self.enqueue(parcel.to, Some(parcel.vlan), &parcel.frame, now);
+                    // Much may leave at once, when an impairment is cleared.
+                    if self.connection(parcel.to).is_some_and(|peer| peer.queue.cost() > EARLY_FLUSH) {
+                        self.flush(parcel.to);
+                    }
+                }
                 Fate::Dropped(port, reason) => self.count(port, |tx| tx.drop(reason, 1)),
                 Fate::Corrupted(port) => self.count(port, |tx| tx.corrupted += 1),
                 Fate::Duplicated(port) => self.count(port, |tx| tx.duplicated += 1),
