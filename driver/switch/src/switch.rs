@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::broadcast;
 
-use crate::bundle::{BundleConfig, BundleState};
 use crate::capture::{Capture, CaptureId, CaptureReport};
 use crate::channel::Channel;
 use crate::error::Error;
@@ -29,6 +28,8 @@ use crate::pcapng::Encoder;
 use crate::ring::{CapturedFrame, Snapshot};
 use crate::state::{ImpairmentState, PortState, SwitchState};
 use crate::vlan::PortMode;
+
+mod bundles;
 
 /// How long a call waits for the switch's thread. It answers within milliseconds unless the machine is overloaded.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -238,42 +239,6 @@ impl Switch {
     /// [`Error::UnknownPort`].
     pub fn set_admin(&self, port: PortId, up: bool) -> Result<(), Error> {
         self.call("set a port up or down", move |worker| worker.set_admin(port, up))?
-    }
-
-    /// Makes ports one logical port, the switch's end of a guest's bond; its id is good wherever a port's is, for
-    /// partitions, [`Switch::set_mode`] and [`Switch::set_admin`]. A member carries no frames until LACP has made it
-    /// part of the bundle, which takes 2 s and more from the partner's first LACPDU; with [`crate::LacpMode::Static`],
-    /// as soon as it has a link.
-    ///
-    /// # Errors
-    /// [`Error::DuplicatePort`], [`Error::EmptyBundle`], [`Error::UnknownPort`], [`Error::InBundle`].
-    pub fn add_bundle(&self, config: BundleConfig) -> Result<PortId, Error> {
-        self.call("add a bundle", move |worker| worker.add_bundle(config))?
-    }
-
-    /// Makes one more port a member of a bundle, such as that of a NIC which was plugged in again. A member leaves by
-    /// [`Switch::remove_port`].
-    ///
-    /// # Errors
-    /// [`Error::UnknownPort`], [`Error::UnknownBundle`], [`Error::InBundle`].
-    pub fn add_member(&self, bundle: PortId, port: PortId) -> Result<(), Error> {
-        self.call("add a member to a bundle", move |worker| worker.add_member(bundle, port))?
-    }
-
-    /// Ends a bundle: its members are ports of their own again, with the modes that they had.
-    ///
-    /// # Errors
-    /// [`Error::UnknownBundle`].
-    pub fn remove_bundle(&self, bundle: PortId) -> Result<(), Error> {
-        self.call("remove a bundle", move |worker| worker.remove_bundle(bundle))?
-    }
-
-    /// The bundles, and what LACP says of each member and of its partner.
-    ///
-    /// # Errors
-    /// Only those of every call: see [`Switch::ports`].
-    pub fn bundles(&self) -> Result<Vec<BundleState>, Error> {
-        self.call("list the bundles", Worker::bundles)
     }
 
     /// Stops frames between ports until [`Switch::heal`].

@@ -1,5 +1,8 @@
 //! Any bytes as PDUs, with links that come and go and time that passes: no panic, nothing is left undone by a tick, at
 //! most three LACPDUs a second, at most eight links, and none that is down.
+//!
+//! `seeds/lacp` has a bond that forms, without which a PDU is not found soon:
+//! `cargo fuzz run lacp fuzz/corpus/lacp fuzz/seeds/lacp`.
 
 #![no_main]
 

@@ -147,8 +147,15 @@ fn a_partition_names_the_bundle_or_a_link_of_it() {
     let link = sw.partition(PartitionSpec::between([p[2]], [p[0]]));
     assert_eq!(arrived(&mut sw), BTreeSet::from([p[1], p[3]]));
     sw.heal(link);
-    sw.partition(PartitionSpec::between([p[2]], [p[0], p[1]]));
+    let links = sw.partition(PartitionSpec::between([p[2]], [p[0], p[1]]));
     assert_eq!(arrived(&mut sw), BTreeSet::from([p[3]]));
+    sw.heal(links);
+
+    let second = sw.add_bundle(access(1), HashPolicy::Layer34, &p[2..]).unwrap();
+    assert!(sw.set_active(p[2], true) && sw.set_active(p[3], true));
+    assert_eq!(arrived(&mut sw), BTreeSet::from([p[0], p[1]]));
+    sw.partition(PartitionSpec::between([bundle], [second]));
+    assert_eq!(arrived(&mut sw), BTreeSet::new());
 }
 
 #[derive(Clone, Debug)]
