@@ -1,0 +1,17 @@
+//! DHCPv4 (RFC 2131): what is handed out, to whom, and what a test may do to it.
+
+mod engine;
+mod handle;
+mod lease;
+mod reply;
+mod scope;
+#[cfg(test)]
+mod tests;
+mod wire;
+
+pub use engine::{Clients, DhcpCounters, DhcpEngine, DhcpFault};
+pub use handle::{DhcpServer, FaultGuard};
+pub use lease::{Lease, LeaseState};
+pub use reply::DhcpReply;
+pub use scope::{DhcpScope, MAX_RANGE, Reservation};
+pub(crate) use wire::DhcpFrame;

@@ -1,0 +1,187 @@
+//! One host on a port of a switch.
+
+use std::any::Any;
+use std::fmt;
+use std::net::{Ipv4Addr, Shutdown};
+use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::thread::{self, JoinHandle};
+
+use ipnet::Ipv4Net;
+use switch::{Mac, PortConfig, PortId, PortMode, Switch, VlanId};
+
+use crate::dhcp::{DhcpEngine, DhcpScope, DhcpServer};
+use crate::dns::{DnsServer, Zone};
+use crate::error::Error;
+use crate::worker::{Shared, Worker};
+
+/// How a host is to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostOptions {
+    /// Its name, and that of its port: unique in the switch.
+    pub name: String,
+    /// The VLAN that it is in. Its frames are untagged on its own port, whatever they are on others.
+    pub vlan: VlanId,
+    /// Its MAC address. Unless said otherwise, a locally administered one made of its IPv4 address.
+    pub mac: Mac,
+    /// Its address, and the length of its subnet's prefix. It has no router: who is to reach it must be in its subnet.
+    pub address: Ipv4Net,
+    /// The longest packet that it sends, in bytes. 1500 unless said otherwise.
+    pub mtu: u16,
+}
+
+impl HostOptions {
+    /// The usual values.
+    pub fn new(name: impl Into<String>, vlan: VlanId, address: Ipv4Net) -> HostOptions {
+        let [a, b, c, d] = address.addr().octets();
+        HostOptions { name: name.into(), vlan, mac: Mac([0x02, 0x5e, a, b, c, d]), address, mtu: 1500 }
+    }
+}
+
+/// A host on an access port of a switch, on a thread of its own. It answers ARP and ICMP echo, and serves what it is told
+/// to. When it is dropped or told to stop, its thread ends and its port goes.
+pub struct Host {
+    switch: Switch,
+    port: PortId,
+    options: HostOptions,
+    shared: Shared,
+    socket: UnixStream,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Host")
+            .field("options", &self.options)
+            .field("port", &self.port)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Host {
+    /// Adds a port to a switch and starts a host on it.
+    ///
+    /// # Errors
+    /// [`Error::Address`]; [`Error::Switch`] if there is a port of that name; [`Error::Start`].
+    pub fn start(switch: &Switch, options: HostOptions) -> Result<Host, Error> {
+        let HostOptions { name, address, .. } = &options;
+        let own = [address.network(), address.broadcast()];
+        let unusable = address.addr().is_unspecified() || address.addr().is_multicast();
+        if address.prefix_len() > 30 || unusable || own.contains(&address.addr()) {
+            return Err(Error::Address { host: name.clone(), address: *address });
+        }
+        let from_switch = |operation| {
+            let host = name.clone();
+            move |source| Error::Switch { host, operation, source }
+        };
+        let from_system = |source| Error::Start { host: name.clone(), source };
+        let config = PortConfig::new(name.clone(), PortMode::Access { vlan: options.vlan });
+        let port = switch.add_port(config).map_err(from_switch("add its port"))?;
+        let started =
+            switch.attach_channel(port).map_err(from_switch("attach to its port")).and_then(|channel| {
+                let socket = channel.into_socket();
+                let ours = socket.try_clone().map_err(from_system)?;
+                let shared = Shared::new(name);
+                let worker = Worker::new(shared.clone(), &options, socket);
+                let run = {
+                    let shared = shared.clone();
+                    move || {
+                        let evidence = match catch_unwind(AssertUnwindSafe(|| worker.run())) {
+                            Ok(Ok(())) => "the switch closed its port".to_owned(),
+                            Ok(Err(error)) => format!("its socket: {error}"),
+                            Err(panic) => format!("its thread panicked: {}", panic_message(&*panic)),
+                        };
+                        shared.ended(evidence);
+                    }
+                };
+                let thread =
+                    thread::Builder::new().name(format!("host {name}")).spawn(run).map_err(from_system)?;
+                Ok((shared, ours, thread))
+            });
+        match started {
+            Ok((shared, socket, thread)) => {
+                Ok(Host { switch: switch.clone(), port, options, shared, socket, thread: Some(thread) })
+            }
+            Err(error) => {
+                let _ = switch.remove_port(port);
+                Err(error)
+            }
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.options.name
+    }
+
+    /// Its port on the switch.
+    pub fn port(&self) -> PortId {
+        self.port
+    }
+
+    /// Its MAC address.
+    pub fn mac(&self) -> Mac {
+        self.options.mac
+    }
+
+    /// Its IPv4 address.
+    pub fn address(&self) -> Ipv4Addr {
+        self.options.address.addr()
+    }
+
+    /// Serves DHCP from now on, in place of what it served of it before.
+    ///
+    /// # Errors
+    /// Those of [`DhcpEngine::new`]; [`Error::NotRunning`].
+    pub fn serve_dhcp(&self, scope: DhcpScope) -> Result<DhcpServer, Error> {
+        self.shared.set_dhcp(DhcpEngine::new(self.options.address, scope)?)?;
+        Ok(DhcpServer { shared: self.shared.clone() })
+    }
+
+    /// Serves DNS from now on, in place of what it served of it before. The zone becomes the authority for the addresses
+    /// of the host's subnet.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`].
+    pub fn serve_dns(&self, mut zone: Zone) -> Result<DnsServer, Error> {
+        zone.set_subnet(self.options.address);
+        self.shared.set_zone(zone)?;
+        Ok(DnsServer { shared: self.shared.clone() })
+    }
+
+    /// Ends it and removes its port.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`] if it had died; [`Error::Switch`] if the port or the switch is gone already.
+    pub fn stop(mut self) -> Result<(), Error> {
+        let alive = self.shared.check("stop");
+        let removed = self.end();
+        alive.and(removed)
+    }
+
+    fn end(&mut self) -> Result<(), Error> {
+        let Some(thread) = self.thread.take() else { return Ok(()) };
+        self.shared.ended("it was stopped".into());
+        // This is what the thread waits for. A socket that the switch has closed is not connected any more.
+        let _ = self.socket.shutdown(Shutdown::Both);
+        // The thread catches its panics.
+        let _ = thread.join();
+        let gone =
+            |source| Error::Switch { host: self.options.name.clone(), operation: "remove its port", source };
+        self.switch.remove_port(self.port).map_err(gone)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            tracing::debug!(%error, "a host's port was gone before it");
+        }
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text =
+        panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    text.unwrap_or("a panic without a message").to_owned()
+}
