@@ -1,0 +1,187 @@
+//! A host on a real switch, and a client of this process on another port: no privileges.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use dhcproto::v4::{DhcpOption, Message, MessageType};
+use dhcproto::{Decodable, Decoder, Encodable};
+use pretty_assertions::assert_eq;
+use services::*;
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::*;
+use switch::*;
+
+const LIMIT: Duration = Duration::from_secs(30);
+const MAC: Mac = Mac([0x52, 0x54, 0, 1, 1, 1]);
+
+struct Lab {
+    sw: Switch,
+    host: Host,
+    _dir: tempfile::TempDir,
+}
+
+fn vlan(id: u16) -> VlanId {
+    VlanId::new(id).unwrap()
+}
+
+fn lab() -> Lab {
+    let dir = tempfile::tempdir().unwrap();
+    let sw = Switch::start(SwitchOptions::new("sw", dir.path())).unwrap();
+    let host =
+        Host::start(&sw, HostOptions::new("services", vlan(7), "192.168.7.254/24".parse().unwrap())).unwrap();
+    Lab { sw, host, _dir: dir }
+}
+
+impl Lab {
+    fn client(&self, name: &str, vid: u16) -> Channel {
+        let port = self.sw.add_port(PortConfig::new(name, PortMode::Access { vlan: vlan(vid) })).unwrap();
+        self.sw.attach_channel(port).unwrap()
+    }
+
+    fn dhcp(&self) -> DhcpServer {
+        let address = "192.168.7.1".parse().unwrap();
+        let reservations = vec![Reservation { mac: MAC, address, hostname: None }];
+        self.host.serve_dhcp(DhcpScope { reservations, ..DhcpScope::default() }).unwrap()
+    }
+}
+
+fn ethernet(ethertype: EthernetProtocol, payload: &[u8]) -> Vec<u8> {
+    let header =
+        EthernetRepr { src_addr: EthernetAddress(MAC.0), dst_addr: EthernetAddress::BROADCAST, ethertype };
+    let mut frame = vec![0; header.buffer_len() + payload.len()];
+    header.emit(&mut EthernetFrame::new_unchecked(&mut frame));
+    frame[header.buffer_len()..].copy_from_slice(payload);
+    frame
+}
+
+fn arp_request() -> Vec<u8> {
+    let request = ArpRepr::EthernetIpv4 {
+        operation: ArpOperation::Request,
+        source_hardware_addr: EthernetAddress(MAC.0),
+        source_protocol_addr: Ipv4Addr::new(192, 168, 7, 1),
+        target_hardware_addr: EthernetAddress([0; 6]),
+        target_protocol_addr: Ipv4Addr::new(192, 168, 7, 254),
+    };
+    let mut bytes = vec![0; request.buffer_len()];
+    request.emit(&mut ArpPacket::new_unchecked(&mut bytes));
+    ethernet(EthernetProtocol::Arp, &bytes)
+}
+
+fn discover() -> Vec<u8> {
+    let (from, to) = (Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST);
+    let mut message = Message::new(from, from, from, from, &MAC.0);
+    message.opts_mut().insert(DhcpOption::MessageType(MessageType::Discover));
+    let message = message.to_vec().unwrap();
+    let udp = UdpRepr { src_port: 68, dst_port: 67 };
+    let length = udp.header_len() + message.len();
+    let ip = Ipv4Repr {
+        src_addr: from,
+        dst_addr: to,
+        next_header: IpProtocol::Udp,
+        payload_len: length,
+        hop_limit: 64,
+    };
+    let mut bytes = vec![0; ip.buffer_len() + length];
+    let checksums = ChecksumCapabilities::default();
+    let mut packet = Ipv4Packet::new_unchecked(&mut bytes);
+    ip.emit(&mut packet, &checksums);
+    let mut segment = UdpPacket::new_unchecked(packet.payload_mut());
+    udp.emit(
+        &mut segment,
+        &from.into(),
+        &to.into(),
+        message.len(),
+        |into| into.copy_from_slice(&message),
+        &checksums,
+    );
+    ethernet(EthernetProtocol::Ipv4, &bytes)
+}
+
+fn arp_answer(client: &mut Channel) -> ArpRepr {
+    let frame = client.recv(LIMIT).unwrap().expect("an answer");
+    ArpRepr::parse(
+        &ArpPacket::new_checked(EthernetFrame::new_checked(&frame[..]).unwrap().payload()).unwrap(),
+    )
+    .unwrap()
+}
+
+#[test]
+fn it_answers_arp_in_its_own_vlan_only() {
+    let lab = lab();
+    let (mut inside, mut outside) = (lab.client("inside", 7), lab.client("outside", 8));
+    outside.send(&arp_request()).unwrap();
+    inside.send(&arp_request()).unwrap();
+    let ArpRepr::EthernetIpv4 { operation, source_hardware_addr, source_protocol_addr, .. } =
+        arp_answer(&mut inside)
+    else {
+        panic!("not ARP of Ethernet and IPv4")
+    };
+    assert_eq!(operation, ArpOperation::Reply);
+    assert_eq!((Mac(source_hardware_addr.0), source_protocol_addr), (lab.host.mac(), lab.host.address()));
+    assert_eq!(outside.recv(Duration::from_millis(1)).unwrap().as_deref(), None);
+}
+
+#[test]
+fn an_offer_crosses_the_switch_and_may_be_late() {
+    let lab = lab();
+    let dhcp = lab.dhcp();
+    let mut client = lab.client("client", 7);
+    let delay = Duration::from_millis(100);
+    let slow = dhcp.delay(Clients::All, delay).unwrap();
+    let asked = Instant::now();
+    client.send(&discover()).unwrap();
+    let frame = client.recv(LIMIT).unwrap().expect("an offer");
+    assert!(asked.elapsed() >= delay);
+    slow.heal();
+    let ethernet = EthernetFrame::new_checked(&frame[..]).unwrap();
+    assert_eq!(ethernet.dst_addr(), EthernetAddress(MAC.0));
+    let ip = Ipv4Packet::new_checked(ethernet.payload()).unwrap();
+    let udp = UdpPacket::new_checked(ip.payload()).unwrap();
+    assert!(ip.verify_checksum() && udp.verify_checksum(&ip.src_addr().into(), &ip.dst_addr().into()));
+    let offer = Message::decode(&mut Decoder::new(udp.payload())).unwrap();
+    assert_eq!(offer.opts().msg_type(), Some(MessageType::Offer));
+    assert_eq!(offer.yiaddr(), Ipv4Addr::new(192, 168, 7, 1));
+    assert_eq!(dhcp.lease(MAC).unwrap().unwrap().state, LeaseState::Offered);
+}
+
+#[test]
+fn a_damaged_message_is_counted() {
+    let lab = lab();
+    let dhcp = lab.dhcp();
+    let mut client = lab.client("client", 7);
+    let mut damaged = discover();
+    *damaged.last_mut().unwrap() ^= 1;
+    client.send(&damaged).unwrap();
+    client.send(&discover()).unwrap();
+    client.recv(LIMIT).unwrap().expect("an offer");
+    let counters = dhcp.counters().unwrap();
+    assert_eq!((counters.received, counters.malformed, counters.offers), (2, 1, 1));
+}
+
+#[test]
+fn it_ends_with_its_guard_and_says_so() {
+    let lab = lab();
+    let dhcp = lab.dhcp();
+    let Lab { sw, host, .. } = &lab;
+    let twice = Host::start(sw, HostOptions::new("services", vlan(7), "192.168.7.253/24".parse().unwrap()));
+    assert_eq!(
+        twice.unwrap_err().to_string(),
+        "host services: add its port: switch sw: there is a port services already"
+    );
+    let network = Host::start(sw, HostOptions::new("x", vlan(7), "192.168.7.0/24".parse().unwrap()));
+    assert!(matches!(network, Err(Error::Address { .. })));
+    sw.remove_port(host.port()).unwrap();
+    let end = Instant::now() + LIMIT;
+    let error = loop {
+        match dhcp.leases() {
+            Err(error) => break error.to_string(),
+            Ok(_) => assert!(Instant::now() < end, "the host notices that its port is gone"),
+        }
+    };
+    assert_eq!(error, "host services: read the leases: the host does not run: the switch closed its port");
+
+    let other =
+        Host::start(sw, HostOptions::new("other", vlan(7), "192.168.7.253/24".parse().unwrap())).unwrap();
+    other.stop().unwrap();
+    assert!(sw.ports().unwrap().iter().all(|port| port.name != "other"));
+}
