@@ -15,7 +15,7 @@ use nix::unistd::gettid;
 use pretty_assertions::assert_eq;
 use services::*;
 use smoltcp::phy::{Device, Medium, RxToken, TunTapInterface, TxToken};
-use switch::*;
+use switch::{Channel, Mac, PortConfig, PortMode, Switch, SwitchOptions, VlanId};
 use tempfile::TempDir;
 
 const LIMIT: Duration = Duration::from_secs(60);

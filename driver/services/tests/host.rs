@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use dhcproto::v4::{DhcpOption, Message, MessageType};
 use dhcproto::{Decodable, Decoder, Encodable};
 use pretty_assertions::assert_eq;
-use services::*;
+use services::{Clients, DhcpScope, DhcpServer, Host, HostOptions, LeaseState, Reservation};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::*;
-use switch::*;
+use switch::{Channel, Mac, PortConfig, PortMode, Switch, SwitchOptions, VlanId};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const MAC: Mac = Mac([0x52, 0x54, 0, 1, 1, 1]);
@@ -169,7 +169,7 @@ fn it_ends_with_its_guard_and_says_so() {
         "host services: add its port: switch sw: there is a port services already"
     );
     let network = Host::start(sw, HostOptions::new("x", vlan(7), "192.168.7.0/24".parse().unwrap()));
-    assert!(matches!(network, Err(Error::Address { .. })));
+    assert!(matches!(network, Err(services::Error::Address { .. })));
     sw.remove_port(host.port()).unwrap();
     let end = Instant::now() + LIMIT;
     let error = loop {
