@@ -9,22 +9,25 @@ use driver::{Event, Lab, Supervisor};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use harness::{Deadline, Events, Lane, Subject, Testbed};
+use services::Host;
 
 /// The lab that a test owns.
 pub(crate) struct LabSubject {
     lab: Lab,
+    /// Hosts of this process on its switch, which live as long as it.
+    _hosts: Vec<Host>,
     watched: bool,
 }
 
 impl LabSubject {
     /// A lab whose machines' death ends the test.
-    pub(crate) fn watched(lab: Lab) -> Self {
-        Self { lab, watched: true }
+    pub(crate) fn watched(lab: Lab, hosts: Vec<Host>) -> Self {
+        Self { lab, _hosts: hosts, watched: true }
     }
 
     /// A lab whose machines may die: that is what is tested.
-    pub(crate) fn unwatched(lab: Lab) -> Self {
-        Self { lab, watched: false }
+    pub(crate) fn unwatched(lab: Lab, hosts: Vec<Host>) -> Self {
+        Self { lab, _hosts: hosts, watched: false }
     }
 }
 
