@@ -16,7 +16,7 @@ fn zone() -> Zone {
     zone.add("www", RecordData::Cname("server-1.lab.".into())).unwrap();
     zone.add("loop", RecordData::Cname("loop".into())).unwrap();
     zone.add("out", RecordData::Cname("example.com.".into())).unwrap();
-    zone.add("registry.example.org.", RecordData::A("192.168.1.9".parse().unwrap())).unwrap();
+    zone.add("time.example.org.", RecordData::A("192.168.1.9".parse().unwrap())).unwrap();
     zone.add("note", RecordData::Txt("hello".into())).unwrap();
     let srv = RecordData::Srv { priority: 1, weight: 2, port: 2380, target: "server-1".into() };
     zone.add("_etcd._tcp", srv).unwrap();
@@ -61,8 +61,8 @@ fn answers() {
         ("_tcp.lab.", SRV, NoError, vec![]),
         ("lab.", A, NoError, vec![]),
         ("nobody.lab.", A, NXDomain, vec![]),
-        ("registry.example.org.", A, NoError, vec!["192.168.1.9"]),
-        ("registry.example.org.", AAAA, NoError, vec![]),
+        ("time.example.org.", A, NoError, vec!["192.168.1.9"]),
+        ("time.example.org.", AAAA, NoError, vec![]),
         ("example.com.", A, Refused, vec![]),
         (".", NS, Refused, vec![]),
     ] {

@@ -51,7 +51,7 @@ pub enum RecordData {
 /// were added as absolute ones.
 ///
 /// Names are relative to the zone; one that ends in a dot is absolute, and may be outside of the zone
-/// (`registry.example.com.`).
+/// (`time.example.com.`).
 #[derive(Clone, Debug)]
 pub struct Zone {
     apex: Name,
