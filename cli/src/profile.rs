@@ -169,6 +169,9 @@ fn files(
             for (file, text) in render::networkd(profile, name)? {
                 files.insert(format!("{name}/etc/systemd/network/{file}"), text);
             }
+            for (file, text) in render::udev(profile, name)? {
+                files.insert(format!("{name}/etc/udev/rules.d/{file}"), text);
+            }
         }
         if wanted(What::K3s) {
             files.insert(format!("{name}/k3s.flags"), render::k3s_flags(profile, name)?.join("\n") + "\n");

@@ -60,6 +60,9 @@ fn guests() {
             for (file, content) in render::networkd(&profile, &machine.name).unwrap() {
                 writeln!(text, "==> {file}\n{content}").unwrap();
             }
+            for (file, content) in render::udev(&profile, &machine.name).unwrap() {
+                writeln!(text, "==> {file}\n{content}").unwrap();
+            }
             writeln!(text, "==> k3s\n{}", render::k3s_flags(&profile, &machine.name).unwrap().join("\n"))
                 .unwrap();
             insta::assert_snapshot!(format!("{}@{}", profile.name(), machine.name), text);

@@ -233,14 +233,14 @@ impl Rack {
             let members = plan.ports_of(name).filter(|port| bundle.ports.contains(&port.name));
             BundleSpec { name: bundle.name.clone(), nics: members.map(|port| port.nic.clone()).collect() }
         });
-        let units = render::networkd(&self.profile, name)?;
         let addresses = machine.attachments.iter().map(|a| (a.network.clone(), a.address));
         let channel = self.channel.unwrap_or(assets.channel);
         let injection = Injection {
             agent: true,
             agent_args: Vec::new(),
             hostname: Some(name.to_owned()),
-            networkd: units,
+            networkd: render::networkd(&self.profile, name)?,
+            udev: render::udev(&self.profile, name)?,
         };
         let takes_credentials = image.systemd.is_none_or(|version| version >= CREDENTIALS_SINCE);
         let (disk, credentials, agent) = match self.way_in.unwrap_or(image.way_in) {

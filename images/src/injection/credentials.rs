@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{AGENT_UNIT, Injection, check_hostname, networkd_kind, unit};
+use super::{AGENT_UNIT, Injection, check_hostname, networkd_kind, udev_stem, unit};
 use crate::error::Error;
 
 /// Most bytes of all credentials as SMBIOS strings. From 64 KiB on every string is lost without a word: measured
@@ -32,6 +32,12 @@ pub fn credentials(injection: &Injection) -> Result<Vec<(String, Vec<u8>)>, Erro
     for (name, content) in &injection.networkd {
         let (kind, stem) = networkd_kind(name)?;
         list.push((format!("network.{kind}.{stem}"), content.clone().into()));
+    }
+    for (name, content) in &injection.udev {
+        list.push((format!("udev.rules.{}", udev_stem(name)?), content.clone().into()));
+    }
+    if !injection.udev.is_empty() {
+        early.push("systemd-udev-load-credentials.service");
     }
     if !injection.networkd.is_empty() {
         // The generator turns the credentials into files under /run; an image that does not use networkd has
@@ -84,6 +90,7 @@ mod tests {
                 ("20-cluster.network".into(), "[Match]\n".into()),
                 ("bond0.netdev".into(), "x".into()),
             ],
+            udev: vec![("05-names.rules".into(), "y".into())],
             ..Injection::default()
         };
         assert_eq!(
@@ -93,14 +100,15 @@ mod tests {
                 "system.hostname",
                 "network.network.20-cluster",
                 "network.netdev.bond0",
+                "udev.rules.05-names",
                 "systemd.unit-dropin.sysinit.target~rackless",
             ]
         );
         let list = credentials(&injection).unwrap();
-        let wants = String::from_utf8(list[4].1.clone()).unwrap();
+        let wants = String::from_utf8(list[5].1.clone()).unwrap();
         assert!(
             wants.contains(
-                "rackless-agent.service systemd-network-generator.service systemd-networkd.service"
+                "rackless-agent.service systemd-udev-load-credentials.service systemd-network-generator.service systemd-networkd.service"
             )
         );
         assert!(smbios_values(&list).iter().all(|value| !value.contains(',')));
@@ -122,6 +130,10 @@ mod tests {
         for name in ["10-a.conf", ".network", "../x.network", "a b.network", "-.link/.link"] {
             let injection =
                 Injection { networkd: vec![(name.into(), String::new())], ..Injection::default() };
+            assert!(matches!(credentials(&injection), Err(Error::BadCredential { .. })), "{name}");
+        }
+        for name in ["05-a.conf", ".rules", "../x.rules"] {
+            let injection = Injection { udev: vec![(name.into(), String::new())], ..Injection::default() };
             assert!(matches!(credentials(&injection), Err(Error::BadCredential { .. })), "{name}");
         }
         for name in ["", "a_b", "-a", "a..b", &"a".repeat(65)] {

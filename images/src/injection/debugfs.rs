@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{AGENT_FILE, AGENT_UNIT, Injection, check_hostname, networkd_kind, unit};
+use super::{AGENT_FILE, AGENT_UNIT, Injection, check_hostname, networkd_kind, udev_stem, unit};
 use crate::disk::ext4::Root;
 use crate::disk::{guid, table};
 use crate::error::{At, Error};
@@ -14,7 +14,7 @@ use crate::sparse;
 const DIRECTORY: &str = "/usr/local/lib/rackless";
 
 /// Writes a sparse copy of `disk` to `copy`, with `injection` in its root: the agent from `agent` and its unit, the
-/// hostname, networkd's files. Works with any systemd and any way to boot; takes the copy's time and space.
+/// hostname, networkd's files, udev's rules. Works with any systemd and any way to boot; takes the copy's time and space.
 ///
 /// # Errors
 /// [`Error::Filesystem`] when the disk has no ext4 root that can be written; those of reading the disk; a missing
@@ -57,6 +57,10 @@ fn edit(agent: &Path, injection: &Injection) -> Result<Edit, Error> {
     for (name, content) in &injection.networkd {
         networkd_kind(name)?;
         edit.file(&format!("/etc/systemd/network/{name}"), 0o644, content.as_bytes());
+    }
+    for (name, content) in &injection.udev {
+        udev_stem(name)?;
+        edit.file(&format!("/etc/udev/rules.d/{name}"), 0o644, content.as_bytes());
     }
     if !injection.networkd.is_empty() {
         let link = "/etc/systemd/system/multi-user.target.wants/systemd-networkd.service";

@@ -34,20 +34,37 @@ pub struct Injection {
     pub hostname: Option<String>,
     /// Files of systemd-networkd: name (`20-cluster.network`, also `.netdev`, `.link`) and content.
     pub networkd: Vec<(String, String)>,
+    /// Rules of udev: name (`05-names.rules`) and content. As credentials they count from systemd 256 on.
+    pub udev: Vec<(String, String)>,
 }
 
 /// The kind and the stem of a networkd file's name.
 fn networkd_kind(name: &str) -> Result<(&'static str, &str), Error> {
-    let bad = |problem| Error::BadCredential { name: name.to_owned(), problem };
     let (stem, kind) = [".network", ".netdev", ".link"]
         .into_iter()
         .find_map(|kind| Some((name.strip_suffix(kind)?, &kind[1..])))
-        .ok_or_else(|| bad("a networkd file ends in .network, .netdev or .link"))?;
+        .ok_or_else(|| bad_name(name, "a networkd file ends in .network, .netdev or .link"))?;
+    check_stem(name, stem)?;
+    Ok((kind, stem))
+}
+
+/// The stem of a udev rules file's name.
+fn udev_stem(name: &str) -> Result<&str, Error> {
+    let stem = name.strip_suffix(".rules").ok_or_else(|| bad_name(name, "udev's rules end in .rules"))?;
+    check_stem(name, stem)?;
+    Ok(stem)
+}
+
+fn bad_name(name: &str, problem: &'static str) -> Error {
+    Error::BadCredential { name: name.to_owned(), problem }
+}
+
+fn check_stem(name: &str, stem: &str) -> Result<(), Error> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:@".contains(&byte);
     if stem.is_empty() || stem.len() > 200 || !stem.bytes().all(plain) || stem.starts_with('.') {
-        return Err(bad("use letters, digits and -_.:@ before the suffix"));
+        return Err(bad_name(name, "use letters, digits and -_.:@ before the suffix"));
     }
-    Ok((kind, stem))
+    Ok(())
 }
 
 /// Checks a hostname by RFC 1123, which is what systemd takes.
@@ -61,8 +78,5 @@ fn check_hostname(name: &str) -> Result<(), Error> {
     if name.len() <= 64 && name.split('.').all(label) {
         return Ok(());
     }
-    Err(Error::BadCredential {
-        name: name.to_owned(),
-        problem: "it is no hostname (RFC 1123, at most 64 bytes)",
-    })
+    Err(bad_name(name, "it is no hostname (RFC 1123, at most 64 bytes)"))
 }

@@ -132,6 +132,7 @@ fn an_agent_is_written_into_a_copy_for_an_old_systemd() {
         agent: true,
         hostname: Some("server-1".into()),
         networkd: vec![("20-a.network".into(), "[Match]\nName=eth1\n".into())],
+        udev: vec![("05-names.rules".into(), "# a rule\n".into())],
         ..injection::Injection::default()
     };
     let copy = dir.path().join("copy.wic");
@@ -142,6 +143,7 @@ fn an_agent_is_written_into_a_copy_for_an_old_systemd() {
     let root = crate::disk::ext4::Root::at(file, fixture::ROOT.0, fixture::ROOT.1).unwrap();
     assert_eq!(root.text("/etc/hostname").unwrap(), "server-1\n");
     assert_eq!(root.text("/etc/systemd/network/20-a.network").unwrap(), "[Match]\nName=eth1\n");
+    assert_eq!(root.text("/etc/udev/rules.d/05-names.rules").unwrap(), "# a rule\n");
     assert_eq!(root.ownership("/usr/local/lib/rackless/rackless-agent"), Some((0, 0, 0o755)));
     let unit = root.text("/etc/systemd/system/sysinit.target.wants/rackless-agent.service").unwrap();
     assert!(unit.contains("ExecStart=/usr/local/lib/rackless/rackless-agent\n"), "{unit}");
