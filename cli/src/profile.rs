@@ -120,10 +120,10 @@ fn show(out: &mut impl Write, profile: &Profile) -> anyhow::Result<()> {
     for bond in profile.bonds() {
         let mode = match &bond.mode {
             profiles::BondMode::Lacp { rate } => format!("802.3ad, {rate:?} LACP").to_lowercase(),
-            profiles::BondMode::ActiveBackup { primary: None } => "active-backup".to_owned(),
             profiles::BondMode::ActiveBackup { primary: Some(nic) } => {
                 format!("active-backup, {nic} preferred")
             }
+            mode => mode.name().to_owned(),
         };
         writeln!(
             out,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use process::{Child, RunDir};
-use switch::{BundleConfig, PortConfig, PortId, Switch, SwitchOptions};
+use switch::{BundleConfig, LacpMode, PortConfig, PortId, Switch, SwitchOptions};
 
 use crate::death::Died;
 use crate::machine::Machine;
@@ -291,7 +291,8 @@ fn add_bundles(machine: &Machine, switch: &Switch) -> Result<(), Error> {
         let mode =
             spec.nics.iter().find(|nic| bundle.nics.first() == Some(&nic.name)).map(|nic| nic.port.clone());
         if let Some(mode) = mode {
-            switch.add_bundle(BundleConfig::new(&bundle.name, mode, members))?;
+            let lacp = if bundle.lacp { LacpMode::Active } else { LacpMode::Static };
+            switch.add_bundle(BundleConfig::new(&bundle.name, mode, members).lacp(lacp))?;
         }
     }
     Ok(())
@@ -365,7 +366,7 @@ mod tests {
     fn a_bundle_needs_nics_that_are_there_and_have_the_same_vlans() {
         let told = |nics: &[&str]| {
             let nics = nics.iter().map(|&nic| nic.to_owned()).collect();
-            let bundles = vec![BundleSpec { name: "a/bond0".into(), nics }];
+            let bundles = vec![BundleSpec { name: "a/bond0".into(), nics, lacp: true }];
             refusal(vec![MachineSpec { bundles, ..machine("a") }])
         };
         assert_eq!(told(&[]), "a: the bundle a/bond0 has no NICs");

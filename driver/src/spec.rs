@@ -143,6 +143,9 @@ pub struct BundleSpec {
     pub name: String,
     /// The names of its network cards; their ports have the same VLANs.
     pub nics: Vec<String>,
+    /// Whether the switch speaks LACP on them (IEEE 802.1AX), or aggregates them without asking (balance-rr and
+    /// balance-xor of a guest).
+    pub lacp: bool,
 }
 
 /// One virtual machine.

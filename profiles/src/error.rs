@@ -215,7 +215,7 @@ pub enum Kind {
     #[error("{reason}")]
     NotHere {
         /// Why, and what to do.
-        reason: &'static str,
+        reason: String,
     },
     /// Text that is not a subnet.
     #[error("{found:?} is not a subnet; expected an address and a prefix length like 192.168.200.0/24")]

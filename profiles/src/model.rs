@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 use ipnet::IpNet;
+use serde::Serialize;
 
 use crate::error::{Error, Kind};
 use crate::mac::MacAddr;
@@ -56,10 +57,31 @@ pub enum BondMode {
         /// The member that is used whenever its link is up.
         primary: Option<String>,
     },
+    /// Frame by frame over all members in turn; the switch has a static bundle.
+    BalanceRr,
+    /// Each conversation over one of all members; the switch has a static bundle.
+    BalanceXor,
+    /// Over all members, by telling each peer the address of another one; the switch takes no part.
+    BalanceAlb,
+}
+
+impl BondMode {
+    /// The kernel's name of the mode.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Lacp { .. } => "802.3ad",
+            Self::ActiveBackup { .. } => "active-backup",
+            Self::BalanceRr => "balance-rr",
+            Self::BalanceXor => "balance-xor",
+            Self::BalanceAlb => "balance-alb",
+        }
+    }
 }
 
 /// The LACP rate, as the kernel calls it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum LacpRate {
     /// One LACPDU every 30 s; a silent partner is noticed after 90 s.
     Slow,

@@ -59,6 +59,7 @@ const VALUES: &[&str] = &[
     "\"agent\"",
     "\"agent-1\"",
     "\"active-backup\"",
+    "\"balance-rr\"",
     "{ cluster = 100 }",
     "{ cluster = \"192.168.1.1\" }",
     "{ eth1 = \"02:00:00:00:00:01\" }",

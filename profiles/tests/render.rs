@@ -4,11 +4,11 @@ use std::fmt::Write as _;
 
 use profiles::{Profile, render};
 
-/// A profile with what the built-in ones have not: jumbo frames, a gateway, an untagged network under a tagged one, an
-/// active-backup bond, IPv6, a MAC address and an API port of its own.
+/// A profile with what the built-in ones have not: jumbo frames, a gateway, an untagged network under a tagged one, bonds
+/// of other modes, IPv6, a MAC address and an API port of its own.
 const RICH: &str = r#"
 name = "rich"
-nics = ["eth1", "eth2", "eth3", "eth4"]
+nics = ["eth1", "eth2", "eth3", "eth4", "eth5", "eth6"]
 [bonds.bond0]
 mode = "active-backup"
 members = ["eth1", "eth2"]
@@ -27,6 +27,12 @@ mtu = 9000
 [networks.backup]
 subnet = "fd00::/64"
 interface = "eth3"
+[bonds.bond1]
+mode = "balance-xor"
+members = ["eth5", "eth6"]
+[networks.fast]
+subnet = "10.0.4.0/24"
+interface = "bond1"
 [networks.admin]
 subnet = "10.0.3.0/24"
 interface = "eth4"
@@ -34,11 +40,11 @@ vlan = 30
 dhcp = { server = "10.0.3.1" }
 [machines.server-1]
 role = "server"
-addresses = { cluster = "10.0.1.1", storage = "10.0.2.1", backup = "fd00::1", admin = "10.0.3.2" }
+addresses = { cluster = "10.0.1.1", storage = "10.0.2.1", backup = "fd00::1", admin = "10.0.3.2", fast = "10.0.4.1" }
 macs = { eth3 = "00:0D:B9:11:22:33" }
 [machines.agent-1]
 role = "agent"
-addresses = { cluster = "10.0.1.2", storage = "10.0.2.2", backup = "fd00::2", admin = "10.0.3.3" }
+addresses = { cluster = "10.0.1.2", storage = "10.0.2.2", backup = "fd00::2", admin = "10.0.3.3", fast = "10.0.4.2" }
 [kubernetes]
 pod_cidr = "10.42.0.0/16"
 service_cidr = "10.43.0.0/16"

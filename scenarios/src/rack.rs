@@ -231,7 +231,11 @@ impl Rack {
         });
         let bundles = plan.bundles.iter().filter(|bundle| bundle.machine == name).map(|bundle| {
             let members = plan.ports_of(name).filter(|port| bundle.ports.contains(&port.name));
-            BundleSpec { name: bundle.name.clone(), nics: members.map(|port| port.nic.clone()).collect() }
+            BundleSpec {
+                name: bundle.name.clone(),
+                nics: members.map(|port| port.nic.clone()).collect(),
+                lacp: bundle.lacp.is_some(),
+            }
         });
         let addresses = machine.attachments.iter().map(|a| (a.network.clone(), a.address));
         let channel = self.channel.unwrap_or(assets.channel);

@@ -32,6 +32,9 @@ fn bond(draft: BondDraft) -> Option<Bond> {
             BondModeDraft::ActiveBackup(primary) => {
                 BondMode::ActiveBackup { primary: primary.map(|primary| primary.value) }
             }
+            BondModeDraft::BalanceRr => BondMode::BalanceRr,
+            BondModeDraft::BalanceXor => BondMode::BalanceXor,
+            BondModeDraft::BalanceAlb => BondMode::BalanceAlb,
         },
         miimon_ms: draft.miimon_ms,
     })

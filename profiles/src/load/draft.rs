@@ -29,6 +29,9 @@ pub(super) struct BondDraft {
 pub(super) enum BondModeDraft {
     Lacp(LacpRate),
     ActiveBackup(Option<At<String>>),
+    BalanceRr,
+    BalanceXor,
+    BalanceAlb,
 }
 
 pub(super) struct NetworkDraft {
@@ -71,7 +74,7 @@ pub(super) struct KubernetesDraft {
     pub(super) api_port: u16,
 }
 
-const BOND_MODES: &[&str] = &["802.3ad", "active-backup"];
+const BOND_MODES: &[&str] = &["802.3ad", "active-backup", "balance-rr", "balance-xor", "balance-alb"];
 const TABLE_OF_ADDRESSES: &str = "a table of network names and addresses";
 
 impl Draft {
@@ -148,30 +151,31 @@ fn entries<T>(
 
 fn read_bond(name: At<String>, section: &Section<'_>, report: &mut Report) -> BondDraft {
     section.only(report, &["mode", "members", "lacp_rate", "primary", "miimon_ms"]);
-    let mode = section.need(report, "mode", "\"802.3ad\" or \"active-backup\"");
+    let mode = section.need(report, "mode", "a bonding mode such as \"802.3ad\"");
     let mode = mode.and_then(|n| n.word(report, "a bonding mode as a string", BOND_MODES));
     let rate = section.get(report, "lacp_rate").and_then(|n| n.word(report, "a string", &["slow", "fast"]));
     let primary = section.get(report, "primary").and_then(|n| n.string(report, "a NIC's name"));
-    let mode = match mode.map(|at| at.value) {
-        Some("802.3ad") => {
-            if let Some(primary) = &primary {
-                let reason =
-                    "means nothing with mode 802.3ad, which uses all members; expected it with active-backup";
-                report.add(primary, Kind::NotHere { reason });
-            }
+    let mode = mode.map(|at| at.value);
+    if let (Some(rate), Some(mode)) = (&rate, mode.filter(|mode| *mode != "802.3ad")) {
+        let reason =
+            format!("means nothing with mode {mode}, which speaks no LACP; expected it with 802.3ad");
+        report.add(rate, Kind::NotHere { reason });
+    }
+    if let (Some(primary), Some(mode)) = (&primary, mode.filter(|mode| *mode != "active-backup")) {
+        let reason =
+            format!("means nothing with mode {mode}, which uses all members; expected it with active-backup");
+        report.add(primary, Kind::NotHere { reason });
+    }
+    let mode = mode.map(|mode| match mode {
+        "802.3ad" => {
             let fast = rate.is_none_or(|rate| rate.value == "fast");
-            Some(BondModeDraft::Lacp(if fast { LacpRate::Fast } else { LacpRate::Slow }))
+            BondModeDraft::Lacp(if fast { LacpRate::Fast } else { LacpRate::Slow })
         }
-        Some(_) => {
-            if let Some(rate) = &rate {
-                let reason =
-                    "means nothing with mode active-backup, which speaks no LACP; expected it with 802.3ad";
-                report.add(rate, Kind::NotHere { reason });
-            }
-            Some(BondModeDraft::ActiveBackup(primary))
-        }
-        None => None,
-    };
+        "balance-rr" => BondModeDraft::BalanceRr,
+        "balance-xor" => BondModeDraft::BalanceXor,
+        "balance-alb" => BondModeDraft::BalanceAlb,
+        _ => BondModeDraft::ActiveBackup(primary),
+    });
     BondDraft {
         name,
         members: section

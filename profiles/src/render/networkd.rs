@@ -86,13 +86,14 @@ impl Guest<'_> {
         let ini =
             Ini::new().section("NetDev").set("Name", &bond.name).set("Kind", "bond").set("MACAddress", mac);
         let ini = ini.section("Bond");
+        let ini = ini.set("Mode", bond.mode.name());
         let ini = match bond.mode {
             BondMode::Lacp { rate } => {
                 let rate = if rate == LacpRate::Fast { "fast" } else { "slow" };
-                let ini = ini.set("Mode", "802.3ad").set("LACPTransmitRate", rate);
-                ini.set("TransmitHashPolicy", "layer3+4")
+                ini.set("LACPTransmitRate", rate).set("TransmitHashPolicy", "layer3+4")
             }
-            BondMode::ActiveBackup { .. } => ini.set("Mode", "active-backup"),
+            BondMode::BalanceXor => ini.set("TransmitHashPolicy", "layer3+4"),
+            BondMode::ActiveBackup { .. } | BondMode::BalanceRr | BondMode::BalanceAlb => ini,
         };
         ini.set("MIIMonitorSec", format_args!("{}ms", bond.miimon_ms))
     }

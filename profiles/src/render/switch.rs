@@ -13,7 +13,7 @@ use crate::model::{BondMode, LacpRate, Network, Profile};
 pub struct SwitchPlan {
     /// One for each NIC, by machine and then by NIC, in the order of the profile.
     pub ports: Vec<SwitchPort>,
-    /// One for each 802.3ad bond of each machine.
+    /// One for each bond of each machine that the switch takes part in: 802.3ad, balance-rr, balance-xor.
     pub bundles: Vec<Bundle>,
 }
 
@@ -67,8 +67,8 @@ pub struct Bundle {
     pub machine: String,
     /// The names of its ports.
     pub ports: Vec<String>,
-    /// Whether the machine asks for an LACPDU every second (the short timeout of IEEE 802.1AX) or every 30 s.
-    pub fast: bool,
+    /// How often the machine asks for an LACPDU; none: it speaks no LACP, and the bundle is static.
+    pub lacp: Option<LacpRate>,
 }
 
 /// The switch's ports for all machines.
@@ -89,14 +89,17 @@ pub fn switch_ports(profile: &Profile) -> SwitchPlan {
             });
         }
         for bond in profile.bonds() {
-            if let BondMode::Lacp { rate } = bond.mode {
-                plan.bundles.push(Bundle {
-                    name: port_name(&machine.name, &bond.name),
-                    machine: machine.name.clone(),
-                    ports: bond.members.iter().map(|nic| port_name(&machine.name, nic)).collect(),
-                    fast: rate == LacpRate::Fast,
-                });
-            }
+            let lacp = match bond.mode {
+                BondMode::Lacp { rate } => Some(rate),
+                BondMode::BalanceRr | BondMode::BalanceXor => None,
+                BondMode::ActiveBackup { .. } | BondMode::BalanceAlb => continue,
+            };
+            plan.bundles.push(Bundle {
+                name: port_name(&machine.name, &bond.name),
+                machine: machine.name.clone(),
+                ports: bond.members.iter().map(|nic| port_name(&machine.name, nic)).collect(),
+                lacp,
+            });
         }
     }
     plan

@@ -68,14 +68,14 @@ fn services(draft: &Draft, taken: &mut Taken, report: &mut Report) {
             taken.take(gateway, report);
             if has_gateway {
                 let reason = "another network has a gateway already; expected one default route in a profile";
-                report.add(gateway, Kind::NotHere { reason });
+                report.add(gateway, Kind::NotHere { reason: reason.into() });
             }
             has_gateway = true;
         }
         let Some(dhcp) = &network.dhcp else { continue };
         if network.subnet.as_ref().is_some_and(|subnet| matches!(subnet.value, IpNet::V6(_))) {
             let reason = "DHCP serves IPv4 only; expected no dhcp in an IPv6 network";
-            report.add(&dhcp.at, Kind::NotHere { reason });
+            report.add(&dhcp.at, Kind::NotHere { reason: reason.into() });
         }
         let Some(server) = &dhcp.server else { continue };
         fits(server, network, report);
