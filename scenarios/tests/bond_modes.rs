@@ -70,7 +70,8 @@ async fn fail_over_and_back(t: &mut Testbed) -> Result {
             c.ping_all(&network.name).await?;
         }
         c["server-2"].succeed(format!("systemd-run --unit=answer nc -lk {PORT}")).await?;
-        c["server-2"].wait_for_open_port(PORT).await
+        c["server-2"].wait_for_open_port(PORT).await?;
+        Ok(())
     })
     .await?;
     for (bond, network, links) in [

@@ -5,7 +5,9 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use serde_json::json;
+use switch::PortId;
 
+use super::instance::Instance;
 use super::{Machine, Plugged};
 use crate::Error;
 use crate::qemu::{SPARE_PORTS, netdev_id, nic_device, nic_id};
@@ -46,7 +48,8 @@ impl Machine {
         Ok(())
     }
 
-    /// Plugs a new NIC into the running machine and into the switch.
+    /// Plugs a new NIC into the running machine and into the switch. One that bears the name of a bundle's NIC
+    /// ([`crate::spec::BundleSpec::nics`]) becomes a member of that bundle again.
     ///
     /// # Errors
     /// [`Error::Off`], [`Error::Spec`] when the name is taken or no PCIe port is free, [`Error::Qmp`].
@@ -62,13 +65,37 @@ impl Machine {
             return Err(spec_error(format!("all of its {slots} PCIe ports have a NIC")));
         };
         let port = self.inner.lab.add_port(self.name(), &nic)?;
-        let path = self.inner.lab.switch.socket_path(port)?;
+        if let Err(error) = self.connect_new(&instance, &nic, port, slot).await {
+            // It may be gone, with the switch that could not do it.
+            let _ = self.inner.lab.switch.remove_port(port);
+            return Err(error);
+        }
+        self.event("nic", format!("{} plugged", nic.name), json!({ "nic": nic.name }));
+        self.lock_nics().push(Plugged { spec: nic, port, slot });
+        Ok(())
+    }
+
+    async fn connect_new(
+        &self,
+        instance: &Instance,
+        nic: &NicSpec,
+        port: PortId,
+        slot: usize,
+    ) -> Result<(), Error> {
+        let switch = &self.inner.lab.switch;
+        if let Some(spec) = self.spec().bundles.iter().find(|bundle| bundle.nics.contains(&nic.name)) {
+            let bundle = switch.bundles()?.into_iter().find(|bundle| bundle.name == spec.name);
+            if let Some(bundle) = bundle {
+                switch.add_member(bundle.id, port)?;
+            }
+        }
+        let path = switch.socket_path(port)?;
         let netdev = json!({
             "type": "stream", "id": netdev_id(&nic.name), "server": false,
             "addr": { "type": "unix", "path": path },
         });
         let mut device = json!({ "driver": "virtio-net-pci" });
-        for (key, value) in nic_device(&nic, slot) {
+        for (key, value) in nic_device(nic, slot) {
             // `speed` is a number in QMP; everything else is text.
             device[key] = value.parse::<u32>().map_or_else(|_| json!(value), |n| json!(n));
         }
@@ -76,10 +103,7 @@ impl Machine {
             instance.qmp.execute_raw("netdev_add", netdev).await?;
             instance.qmp.execute_raw("device_add", device).await
         };
-        plug.await.map_err(|e| self.qmp_error(format!("plugging {}", nic.name), e))?;
-        self.event("nic", format!("{} plugged", nic.name), json!({ "nic": nic.name }));
-        self.lock_nics().push(Plugged { spec: nic, port, slot });
-        Ok(())
+        plug.await.map(drop).map_err(|e| self.qmp_error(format!("plugging {}", nic.name), e))
     }
 
     /// Takes a NIC out of the running machine, and its port off the switch. Waits until the guest let go of it.
