@@ -308,6 +308,7 @@ impl Error {
             Self::Console { source, .. } if source.is_timeout() => Kind::Timeout,
             Self::Guest { source, .. } if source.is_timeout() => Kind::Timeout,
             Self::Died(died) => died.cause.kind(),
+            Self::Switch { source } if source.is_assertion() => Kind::Product,
             _ => Kind::Infra,
         }
     }

@@ -10,6 +10,7 @@ pub mod guest;
 pub mod qemu;
 pub mod spec;
 
+mod capture;
 mod death;
 mod disk;
 mod error;

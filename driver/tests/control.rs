@@ -10,8 +10,9 @@ use std::time::Duration;
 use driver::control::{Answer, Request, connect};
 use driver::qemu::{Accel, Qemu, Version};
 use driver::spec::LabSpec;
-use driver::{Error, Lab, LabOptions, Unsupervised, poll_until};
+use driver::{Error, Kind, Lab, LabOptions, Unsupervised, poll_until};
 use process::RunDir;
+use switch::{FrameFilter, PortConfig, PortMode, VlanId};
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// The longest request in bytes.
@@ -61,6 +62,33 @@ fn message(answer: Answer) -> String {
         Answer::Error { message } => message,
         other => panic!("expected an error, got {other:?}"),
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_step_is_judged_by_what_crossed_and_a_port_has_a_file_of_its_own() {
+    let artifacts = tempfile::tempdir().expect("a folder");
+    let lab = empty_lab(artifacts.path()).await;
+    let mode = PortMode::Access { vlan: VlanId::new(1).expect("a VLAN id") };
+    let ports = ["a/eth1", "b/eth1"].map(|name| {
+        let id = lab.switch().add_port(PortConfig::new(name, mode.clone())).expect("a port");
+        lab.switch().attach_channel(id).expect("a channel")
+    });
+    let error = lab.capture(FrameFilter::new().port("c/eth1")).expect_err("no such port");
+    assert!(matches!(&error, Error::Switch { .. }) && error.to_string().contains("c/eth1"), "{error}");
+    assert!(lab.capture_port("c/eth1").is_err());
+    let file = lab.capture_port("b/eth1").expect("a file");
+    let capture = lab.capture(FrameFilter::new().port("b/eth1")).expect("a capture");
+    let [mut a, _b] = ports;
+    a.send(b"\xff\xff\xff\xff\xff\xff\x52\x54\x00\x00\x00\x01\x88\xb5hello").expect("sent");
+    let crossed = capture.finish().expect("what crossed");
+    assert_eq!(crossed.count(|frame| frame.bytes.ends_with(b"hello")).expect("a count"), 1);
+    let wrong = crossed.assert_none("nothing reaches b", |_| true).expect_err("it does");
+    assert_eq!(Error::from(wrong).kind(), Kind::Product);
+    lab.teardown().await.expect("nothing lingers");
+    assert_eq!(file, artifacts.path().join("net/b.eth1.pcapng"));
+    let written = std::fs::read(&file).expect("the file is kept");
+    assert!(written.windows(5).any(|bytes| bytes == b"hello"), "the frame is in it");
+    assert!(!artifacts.path().join("net/c.eth1.pcapng").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

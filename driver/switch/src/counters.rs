@@ -92,7 +92,7 @@ pub struct RxCounters {
     pub bytes: u64,
     /// Frames for which at least one port was chosen (which may have dropped its copy: see there).
     pub forwarded: u64,
-    /// Frames that were for the switch itself: the LACPDUs and markers of a bundle's member.
+    /// Frames that were for the switch itself: the LACPDUs and markers of a bundle's member, and LLDPDUs.
     pub consumed: u64,
     /// Frames that were dropped on the way in.
     pub dropped: BTreeMap<DropReason, u64>,

@@ -168,6 +168,62 @@ pub enum Error {
         id: u64,
     },
 
+    /// More came than a capture may hold, so that "no such frame" could not be told from "lost".
+    #[error(
+        "switch {switch}: {lost} frames are missing from a capture that may hold {limit} bytes; capture less (one \
+         port, one VLAN), hold more (`hold_bytes`), or capture to a file"
+    )]
+    CaptureLost {
+        /// The switch.
+        switch: String,
+        /// How many frames the filter took and the capture has not.
+        lost: u64,
+        /// What it may hold, in bytes.
+        limit: u64,
+    },
+
+    /// Frames crossed that should not have.
+    #[error(
+        "switch {switch}: {what}, but {count} of {frames} frames captured from {from:.3?} to {until:.3?} say otherwise:{}",
+        lines(first, *count)
+    )]
+    CrossedAfterAll {
+        /// The switch.
+        switch: String,
+        /// What was asserted.
+        what: String,
+        /// How many frames contradict it.
+        count: usize,
+        /// How many frames the capture has.
+        frames: usize,
+        /// When the capture began, since the switch started.
+        from: Duration,
+        /// When it was looked at, since the switch started.
+        until: Duration,
+        /// The first of them, a line each.
+        first: Vec<String>,
+    },
+
+    /// No such frame crossed.
+    #[error(
+        "switch {switch}: {what} did not cross from {from:.3?} to {until:.3?}, {} frames were captured{}",
+        frames, lines(last, *frames)
+    )]
+    NeverCrossed {
+        /// The switch.
+        switch: String,
+        /// What was expected.
+        what: String,
+        /// How many frames the capture has.
+        frames: usize,
+        /// When the capture began, since the switch started.
+        from: Duration,
+        /// When it was looked at, since the switch started.
+        until: Duration,
+        /// The last that it has, a line each.
+        last: Vec<String>,
+    },
+
     /// A capture file or a state file cannot be written.
     #[error("switch {switch}: cannot write {}: {source}", path.display())]
     Write {
@@ -252,4 +308,21 @@ pub enum Error {
         /// What the system said.
         evidence: String,
     },
+}
+
+impl Error {
+    /// Whether this is about what crossed, and neither about the switch nor about what it was asked for: an assertion
+    /// of a test that failed.
+    pub fn is_assertion(&self) -> bool {
+        matches!(self, Error::CrossedAfterAll { .. } | Error::NeverCrossed { .. })
+    }
+}
+
+/// Frames as indented lines, and how many more there are.
+fn lines(frames: &[String], all: usize) -> String {
+    let mut text: String = frames.iter().map(|frame| format!("\n  {frame}")).collect();
+    if let more @ 1.. = all.saturating_sub(frames.len()) {
+        text += &format!("\n  and {more} more");
+    }
+    text
 }

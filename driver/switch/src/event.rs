@@ -9,6 +9,7 @@ use crate::counters::PortCounters;
 use crate::forwarder::PortId;
 use crate::impair::{ImpairTarget, Impairment, ImpairmentId};
 use crate::lacp::LeaveReason;
+use crate::lldp::{ChassisId, PortIdentity};
 use crate::partition::{PartitionId, PartitionSpec};
 use crate::vlan::PortMode;
 
@@ -164,6 +165,32 @@ pub enum EventKind {
         port_name: String,
         /// Why.
         why: LeaveReason,
+    },
+    /// A neighbour that was not there before was heard by LLDP.
+    NeighbourFound {
+        /// The port.
+        port: PortId,
+        /// The port's name.
+        name: String,
+        /// Who it says it is.
+        chassis: ChassisId,
+        /// Which of its ports it speaks by.
+        its_port: PortIdentity,
+        /// What it calls itself.
+        system_name: Option<String>,
+    },
+    /// A neighbour said good-bye, was not heard for too long, or its link is gone.
+    NeighbourGone {
+        /// The port.
+        port: PortId,
+        /// The port's name.
+        name: String,
+        /// Who it says it is.
+        chassis: ChassisId,
+        /// Which of its ports it spoke by.
+        its_port: PortIdentity,
+        /// What it calls itself.
+        system_name: Option<String>,
     },
     /// A partition began.
     Partitioned {

@@ -10,7 +10,8 @@
 //!
 //! Every frame that enters or leaves is kept in a bounded ring in memory ([`Switch::frames`]), which is what tests
 //! assert on, and can be written to a pcapng file while it happens ([`Switch::capture_to`]). An assertion about a
-//! time that the ring no longer holds is an error, never a silent "no such frame".
+//! time that the ring no longer holds is an error, never a silent "no such frame". [`Switch::capture`] begins a capture
+//! of its own, for what crosses during a step, or for a stream of frames as they come.
 //!
 //! ```
 //! use std::time::Duration;
@@ -47,6 +48,8 @@
 //! Ports can be made a bundle ([`Switch::add_bundle`]), one logical port: the switch's end of a bond. A member takes and
 //! gets frames only while LACP ([`lacp`]) has made it part of the bundle; its LACPDUs go no further than here. A frame
 //! for a bundle leaves by one member, the same for all of a conversation ([`HashPolicy`]).
+//!
+//! The switch can tell its peers where they are plugged in, and remember what they tell it ([`Switch::set_lldp`]).
 
 mod balance;
 mod bundle;
@@ -62,6 +65,7 @@ mod frame;
 mod impair;
 mod io;
 pub mod lacp;
+pub mod lldp;
 mod mac;
 mod partition;
 mod pcapng;
@@ -70,6 +74,7 @@ mod state;
 mod stream;
 mod summary;
 mod switch;
+mod tap;
 mod vlan;
 
 pub use balance::HashPolicy;
@@ -85,13 +90,15 @@ pub use forwarder::{Egress, Forwarder, PortId};
 pub use frame::{Form, Frame, Header, MAX_FRAME, MIN_FRAME, Tci};
 pub use impair::{Distribution, ImpairTarget, Impairment, ImpairmentCounters, ImpairmentId};
 pub use lacp::{LacpMode, LacpTimeout};
+pub use lldp::{LldpConfig, Lldpdu, Neighbour};
 pub use mac::Mac;
 pub use partition::{PartitionId, PartitionSpec};
 pub use ring::{CapturedFrame, Direction};
 pub use state::{FrameQueue, ImpairmentState, PartitionState, PortState, RingState, SwitchState};
 pub use stream::{BadLength, PREFIX, StreamDecoder};
-pub use summary::{NetSummary, Summary, WireTag};
+pub use summary::{Arp, Icmp, Ip, NetSummary, Summary, Tcp, TcpFlags, Transport, Udp, WireTag};
 pub use switch::{PortConfig, Switch, SwitchOptions};
+pub use tap::{CaptureCounters, Crossed, FrameCapture, FrameStream};
 pub use vlan::{PortMode, VlanId, VlanSet};
 
 /// The result of a call to the switch.

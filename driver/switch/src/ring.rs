@@ -52,6 +52,11 @@ impl CapturedFrame {
     pub fn summary(&self) -> Option<Summary> {
         Summary::parse(&self.bytes)
     }
+
+    /// The bytes above the last header that can be read: the data of TCP, for example.
+    pub fn payload(&self) -> &[u8] {
+        self.summary().map_or(&[], |summary| &self.bytes[summary.payload])
+    }
 }
 
 impl fmt::Display for CapturedFrame {

@@ -11,6 +11,7 @@ use crate::counters::PortCounters;
 use crate::fdb::FdbEntry;
 use crate::forwarder::PortId;
 use crate::impair::{ImpairTarget, Impairment, ImpairmentCounters, ImpairmentId};
+use crate::lldp::Neighbour;
 use crate::partition::{PartitionId, PartitionSpec};
 use crate::vlan::PortMode;
 
@@ -46,6 +47,9 @@ pub struct PortState {
     pub delayed: FrameQueue,
     /// What became of its frames.
     pub counters: PortCounters,
+    /// Who was heard by LLDP, while the switch speaks it.
+    #[serde(default)]
+    pub neighbours: Vec<Neighbour>,
 }
 
 /// One partition in force.

@@ -1,12 +1,17 @@
 //! What is in a frame, for messages and for assertions. Slower than the switch's own look at it, and deeper.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr};
-
-use etherparse::{EtherType, LaxPacketHeaders, NetHeaders, TransportHeader};
+use std::net::IpAddr;
+use std::ops::Range;
 
 use crate::frame::{TPID_8021AD, TPID_8021Q, Tci};
+use crate::lacp;
+use crate::lldp::Lldpdu;
 use crate::mac::Mac;
+
+mod net;
+
+pub use net::{Arp, Icmp, Ip, NetSummary, Tcp, TcpFlags, Transport, Udp};
 
 /// A tag of a frame: 802.1Q (0x8100) or 802.1ad (0x88a8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,34 +20,6 @@ pub struct WireTag {
     pub tpid: u16,
     /// Priority and VLAN id.
     pub tci: Tci,
-}
-
-/// What is above Ethernet, as far as messages need it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum NetSummary {
-    /// An ARP request or answer about IPv4 (RFC 826).
-    Arp {
-        /// 1 is a request, 2 an answer.
-        operation: u16,
-        /// The MAC address that the sender says it has.
-        sender: Mac,
-        /// The IPv4 address that the sender says it has.
-        sender_ip: Ipv4Addr,
-        /// The IPv4 address that is asked for or answered to.
-        target_ip: Ipv4Addr,
-    },
-    /// An IPv4 or IPv6 packet.
-    Ip {
-        /// From.
-        src: IpAddr,
-        /// To.
-        dst: IpAddr,
-        /// The protocol number (IANA), 6 for TCP; for IPv6, after the extension headers.
-        protocol: u8,
-        /// Source and destination port of TCP and UDP.
-        ports: Option<(u16, u16)>,
-    },
 }
 
 /// A frame, read as far as it goes. Its text form is one line.
@@ -56,8 +33,11 @@ pub struct Summary {
     pub tags: Vec<WireTag>,
     /// The EtherType after the tags.
     pub ethertype: u16,
-    /// What is above Ethernet, if it is ARP or IP and whole enough to be read.
+    /// What is above Ethernet, if it is known and whole enough to be read.
     pub net: Option<NetSummary>,
+    /// Where in the frame that begins which is above the last header that was read, and where it ends: the data of TCP,
+    /// without the padding of short frames.
+    pub payload: Range<usize>,
     /// The length of the frame in bytes.
     pub length: usize,
 }
@@ -74,52 +54,78 @@ impl Summary {
             at += 4;
             ethertype = u16_at(at)?;
         }
-        let net = net(ethertype, &frame[at + 2..]);
-        Some(Summary { dst: mac(0)?, src: mac(6)?, tags, ethertype, net, length: frame.len() })
+        let (net, payload) = net::read(ethertype, frame, at + 2, tags.is_empty());
+        Some(Summary { dst: mac(0)?, src: mac(6)?, tags, ethertype, net, payload, length: frame.len() })
+    }
+
+    /// The VLAN ids of the tags, the outermost first; 0 is a priority tag.
+    pub fn vids(&self) -> Vec<u16> {
+        self.tags.iter().map(|tag| tag.tci.vid()).collect()
+    }
+
+    /// What it says if it is ARP.
+    pub fn arp(&self) -> Option<&Arp> {
+        match &self.net {
+            Some(NetSummary::Arp(arp)) => Some(arp),
+            _ => None,
+        }
+    }
+
+    /// Its header if it is IPv4 or IPv6.
+    pub fn ip(&self) -> Option<&Ip> {
+        match &self.net {
+            Some(NetSummary::Ip(ip)) => Some(ip),
+            _ => None,
+        }
+    }
+
+    /// Its header if it is TCP.
+    pub fn tcp(&self) -> Option<&Tcp> {
+        match &self.ip()?.transport {
+            Some(Transport::Tcp(tcp)) => Some(tcp),
+            _ => None,
+        }
+    }
+
+    /// Its header if it is UDP.
+    pub fn udp(&self) -> Option<&Udp> {
+        match &self.ip()?.transport {
+            Some(Transport::Udp(udp)) => Some(udp),
+            _ => None,
+        }
+    }
+
+    /// Its type and code if it is ICMP or ICMPv6.
+    pub fn icmp(&self) -> Option<&Icmp> {
+        match &self.ip()?.transport {
+            Some(Transport::Icmp(icmp)) => Some(icmp),
+            _ => None,
+        }
+    }
+
+    /// What it says if it is LLDP.
+    pub fn lldp(&self) -> Option<&Lldpdu> {
+        match &self.net {
+            Some(NetSummary::Lldp(pdu)) => Some(pdu),
+            _ => None,
+        }
+    }
+
+    /// What it says if it is LACP.
+    pub fn lacp(&self) -> Option<&lacp::Pdu> {
+        match &self.net {
+            Some(NetSummary::Lacp(pdu)) => Some(pdu),
+            _ => None,
+        }
     }
 
     /// Whether ARP or IP in the frame comes from, goes to, or asks for the address.
     pub fn mentions(&self, ip: IpAddr) -> bool {
         match &self.net {
-            Some(NetSummary::Arp { sender_ip, target_ip, .. }) => ip == *sender_ip || ip == *target_ip,
-            Some(NetSummary::Ip { src, dst, .. }) => ip == *src || ip == *dst,
-            None => false,
+            Some(NetSummary::Arp(arp)) => ip == arp.sender_ip || ip == arp.target_ip,
+            Some(NetSummary::Ip(packet)) => ip == packet.src || ip == packet.dst,
+            Some(NetSummary::Lacp(_) | NetSummary::Lldp(_)) | None => false,
         }
-    }
-}
-
-fn net(ethertype: u16, payload: &[u8]) -> Option<NetSummary> {
-    if !matches!(EtherType(ethertype), EtherType::ARP | EtherType::IPV4 | EtherType::IPV6) {
-        return None;
-    }
-    let headers = LaxPacketHeaders::from_ether_type(EtherType(ethertype), payload);
-    let ports = match &headers.transport {
-        Some(TransportHeader::Tcp(tcp)) => Some((tcp.source_port, tcp.destination_port)),
-        Some(TransportHeader::Udp(udp)) => Some((udp.source_port, udp.destination_port)),
-        _ => None,
-    };
-    match headers.net? {
-        NetHeaders::Arp(arp) => {
-            let arp = arp.try_eth_ipv4().ok()?;
-            Some(NetSummary::Arp {
-                operation: arp.operation.0,
-                sender: Mac(arp.sender_mac),
-                sender_ip: arp.sender_ipv4.into(),
-                target_ip: arp.target_ipv4.into(),
-            })
-        }
-        NetHeaders::Ipv4(ip, extensions) => Some(NetSummary::Ip {
-            src: Ipv4Addr::from(ip.source).into(),
-            dst: Ipv4Addr::from(ip.destination).into(),
-            protocol: extensions.next_header(ip.protocol).unwrap_or(ip.protocol).0,
-            ports,
-        }),
-        NetHeaders::Ipv6(ip, extensions) => Some(NetSummary::Ip {
-            src: ip.source_addr().into(),
-            dst: ip.destination_addr().into(),
-            protocol: extensions.next_header(ip.next_header).unwrap_or(ip.next_header).0,
-            ports,
-        }),
     }
 }
 
@@ -134,8 +140,8 @@ impl fmt::Display for Summary {
             Some(net) => net.fmt(f)?,
             None => match self.ethertype {
                 length @ 0..=1500 => write!(f, "802.3 length {length}")?,
-                0x8809 => f.write_str("slow protocol (LACP)")?,
-                0x88cc => f.write_str("LLDP")?,
+                lacp::ETHERTYPE => f.write_str("slow protocol, not read")?,
+                crate::lldp::ETHERTYPE => f.write_str("LLDP, not read")?,
                 other => write!(f, "EtherType {other:#06x}")?,
             },
         }
@@ -143,37 +149,9 @@ impl fmt::Display for Summary {
     }
 }
 
-impl fmt::Display for NetSummary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            NetSummary::Arp { operation: 1, sender_ip, target_ip, .. } => {
-                write!(f, "ARP who has {target_ip}, tell {sender_ip}")
-            }
-            NetSummary::Arp { operation: 2, sender, sender_ip, .. } => {
-                write!(f, "ARP {sender_ip} is at {sender}")
-            }
-            NetSummary::Arp { operation, .. } => write!(f, "ARP operation {operation}"),
-            NetSummary::Ip { src, dst, protocol, ports } => {
-                match protocol {
-                    1 => f.write_str("ICMP")?,
-                    6 => f.write_str("TCP")?,
-                    17 => f.write_str("UDP")?,
-                    58 => f.write_str("ICMPv6")?,
-                    other => write!(f, "IP protocol {other}")?,
-                }
-                match ports {
-                    Some((from, to)) if src.is_ipv6() => write!(f, " [{src}]:{from} > [{dst}]:{to}"),
-                    Some((from, to)) => write!(f, " {src}:{from} > {dst}:{to}"),
-                    None => write!(f, " {src} > {dst}"),
-                }
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, PacketBuilder, VlanId as EtherVlan};
+    use etherparse::{ArpHardwareId, ArpOperation, ArpPacket, EtherType, PacketBuilder, VlanId as EtherVlan};
     use proptest::prelude::*;
 
     use super::*;
@@ -221,7 +199,7 @@ mod tests {
         let mut bytes = [B, A].concat();
         bytes.extend_from_slice(b"\x81\x00\x00\x64\x88\xa8\x00\xc8\x81\x00\x0f\xff\x88\xb5....");
         let summary = Summary::parse(&bytes).unwrap();
-        assert_eq!(summary.tags.iter().map(|tag| tag.tci.vid()).collect::<Vec<_>>(), [100, 200, 4095]);
+        assert_eq!(summary.vids(), [100, 200, 4095]);
         assert!(summary.to_string().contains("tag 100, S-tag 200, tag 4095, EtherType 0x88b5"), "{summary}");
         assert_eq!(Summary::parse(&bytes[..bytes.len() - 6]), None);
     }
@@ -230,13 +208,24 @@ mod tests {
         #[test]
         fn any_bytes_are_read_without_panic(
             mut bytes in proptest::collection::vec(any::<u8>(), 0..200),
-            ethertype in proptest::sample::select(vec![0x0800u16, 0x0806, 0x86dd, 0x8100, 0x88a8, 0x1234]),
+            ethertype in proptest::sample::select(vec![
+                0x0800u16, 0x0806, 0x86dd, 0x8100, 0x88a8, 0x8809, 0x88cc, 0x1234
+            ]),
+            version in proptest::option::of((4u8..=6, proptest::sample::select(vec![1u8, 6, 17, 44, 58]))),
         ) {
             if bytes.len() >= 14 {
                 bytes[12..14].copy_from_slice(&ethertype.to_be_bytes());
             }
+            // Random bytes are seldom a packet: with version, length and protocol, more of them are.
+            if let (Some((version, protocol)), true) = (version, bytes.len() >= 60) {
+                bytes[14] = version << 4 | 5;
+                bytes[if version == 6 { 20 } else { 23 }] = protocol;
+            }
             if let Some(summary) = Summary::parse(&bytes) {
                 prop_assert!(!summary.to_string().is_empty());
+                prop_assert!(summary.payload.start <= summary.payload.end);
+                prop_assert!(summary.payload.end <= bytes.len());
+                prop_assert!(summary.payload.start >= 14 + 4 * summary.tags.len());
             }
         }
     }

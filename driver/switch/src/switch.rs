@@ -30,6 +30,8 @@ use crate::state::{ImpairmentState, PortState, SwitchState};
 use crate::vlan::PortMode;
 
 mod bundles;
+mod capture;
+mod lldp;
 
 /// How long a call waits for the switch's thread. It answers within milliseconds unless the machine is overloaded.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);

@@ -159,6 +159,7 @@ impl Worker {
 
     /// The link or the admin state of a port or a bundle may have changed: at once, its frames go elsewhere.
     pub(super) fn link_changed(&mut self, id: PortId) {
+        self.lldp_links();
         let bundle_id = self.forwarder.bundle_of(id).unwrap_or(id);
         let Some(bundle) = self.bundles.all.get_mut(&bundle_id) else { return };
         let now = self.clock.now();
@@ -195,12 +196,17 @@ impl Worker {
         };
         bundle.aggregator.receive(number, &pdu, now);
         self.bundles.reckon();
+        self.count_consumed(from, frame);
+        true
+    }
+
+    /// Counts a frame that was for the switch itself.
+    pub(super) fn count_consumed(&mut self, from: PortId, frame: &Frame) {
         if let Some(counters) = self.forwarder.counters_mut(from) {
             counters.rx.frames += 1;
             counters.rx.bytes += frame.len() as u64;
             counters.rx.consumed += 1;
         }
-        true
     }
 
     /// Does what is due for any bundle.
@@ -266,10 +272,14 @@ impl Worker {
         }
     }
 
-    /// The same for each run of a test: from the switch's name, locally administered.
     fn identity(&self, bundle: PortId) -> LacpIdentity {
+        LacpIdentity { system: self.system(), key: port_number(bundle), first_port: 0 }
+    }
+
+    /// The switch's own address, the same for each run of a test: from its name, locally administered.
+    pub(super) fn system(&self) -> Mac {
         let [a, b, c, d, e, ..] = balance::fold(0, self.name.as_bytes()).to_be_bytes();
-        LacpIdentity { system: Mac([0x02, a, b, c, d, e]), key: port_number(bundle), first_port: 0 }
+        Mac([0x02, a, b, c, d, e])
     }
 }
 

@@ -3,6 +3,7 @@
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Worker;
 use super::port::IoPort;
@@ -15,6 +16,7 @@ use crate::forwarder::PortId;
 use crate::partition::{PartitionId, PartitionSpec};
 use crate::ring::Snapshot;
 use crate::state::{PartitionState, PortState, SwitchState};
+use crate::tap::Tap;
 use crate::vlan::PortMode;
 
 impl Worker {
@@ -60,6 +62,9 @@ impl Worker {
         let queued = self.connection(id).map_or(0, |connection| connection.queue.state().frames);
         self.count(id, |tx| tx.drop(DropReason::PortRemoved, queued));
         let counters = self.forwarder.counters(id).cloned().unwrap_or_default();
+        // While it still has a name.
+        self.forwarder.set_link(id, false);
+        self.lldp_links();
         self.ports.remove(&id);
         self.forwarder.remove_port(id);
         self.tell(EventKind::PortRemoved { port: id, name, counters });
@@ -75,6 +80,7 @@ impl Worker {
         // What is delayed has the old mode's tags.
         self.discard_delayed(id, DropReason::ModeChanged);
         self.forwarder.set_mode(id, mode.clone());
+        self.lldp_changed(id);
         self.tell(EventKind::ModeChanged { port: id, name, mode });
         Ok(())
     }
@@ -134,6 +140,7 @@ impl Worker {
                 queue: port.connection.as_ref().map(|peer| peer.queue.state()).unwrap_or_default(),
                 delayed: self.shaper.load(*id),
                 counters: self.forwarder.counters(*id)?.clone(),
+                neighbours: self.neighbours(*id),
             })
         });
         states.collect()
@@ -182,6 +189,14 @@ impl Worker {
         self.next_capture += 1;
         self.captures.insert(id, capture);
         Ok(id)
+    }
+
+    pub(crate) fn add_tap(&mut self, ports: &[String], tap: Tap) -> Result<Duration, Error> {
+        self.known("capture", ports)?;
+        // What was sent before is not of this capture.
+        self.catch_up();
+        self.taps.push(tap);
+        Ok(self.clock.now())
     }
 
     pub(crate) fn take_capture(&mut self, id: CaptureId) -> Result<Capture, Error> {

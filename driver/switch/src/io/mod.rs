@@ -8,6 +8,7 @@
 mod bundles;
 mod calls;
 mod impair;
+mod lldp;
 mod port;
 mod queue;
 
@@ -24,6 +25,7 @@ use nix::sys::time::TimeSpec;
 use tokio::sync::broadcast;
 
 use self::bundles::Bundles;
+use self::lldp::Lldp;
 use self::port::{Connection, IoPort};
 use crate::capture::{Capture, CaptureId};
 use crate::counters::DropReason;
@@ -33,6 +35,7 @@ use crate::frame::{Form, Frame};
 use crate::impair::{Fate, Shaper};
 use crate::ring::{CapturedFrame, Direction, Ring};
 use crate::stream::BadLength;
+use crate::tap::Tap;
 use crate::vlan::VlanId;
 
 /// How often aged addresses are freed.
@@ -74,12 +77,14 @@ pub(crate) struct Worker {
     forwarder: Forwarder,
     ports: BTreeMap<PortId, IoPort>,
     bundles: Bundles,
+    lldp: Option<Lldp>,
     /// The names of all ports that there ever were: a question about any other is a mistake.
     names: Vec<Arc<str>>,
     ring: Ring,
     captured: u64,
     captures: BTreeMap<CaptureId, Capture>,
     next_capture: u64,
+    taps: Vec<Tap>,
     events: broadcast::Sender<Event>,
     queue_bytes: usize,
     copies: Vec<Egress>,
@@ -112,11 +117,13 @@ impl Worker {
             forwarder: Forwarder::new(mac_ageing),
             ports: BTreeMap::new(),
             bundles: Bundles::default(),
+            lldp: None,
             names: Vec::new(),
             ring: Ring::new(ring_bytes),
             captured: 0,
             captures: BTreeMap::new(),
             next_capture: 0,
+            taps: Vec::new(),
             events,
             queue_bytes,
             copies: Vec::new(),
@@ -153,6 +160,7 @@ impl Worker {
                 }
             }
             self.run_bundles();
+            self.run_lldp();
             self.flush_above(0);
             for capture in self.captures.values_mut() {
                 capture.submit();
@@ -160,6 +168,7 @@ impl Worker {
             if self.clock.now() >= housekeeping {
                 housekeeping = self.clock.now() + HOUSEKEEPING;
                 self.forwarder.age(self.clock.now());
+                self.taps.retain(Tap::is_open);
             }
         }
         Ok(())
@@ -168,7 +177,8 @@ impl Worker {
     /// Waits until there is something to do, or until `until`.
     fn wait(&mut self, wake: &UnixStream, until: Duration) -> io::Result<(bool, Vec<Ready>)> {
         let now = self.clock.now();
-        let mut until = self.bundles.due.map_or(until, |due| due.min(until));
+        let due = self.bundles.due.into_iter().chain(self.lldp_due());
+        let mut until = due.fold(until, Duration::min);
         let mut polled = Vec::with_capacity(1 + 2 * self.ports.len());
         let mut owners = Vec::with_capacity(2 * self.ports.len());
         polled.push(PollFd::new(wake.as_fd(), PollFlags::POLLIN));
@@ -298,7 +308,7 @@ impl Worker {
 
     /// One frame through the forwarder and into queues and captures.
     fn forward(&mut self, from: PortId, frame: &Frame, now: Duration) {
-        if self.take_pdu(from, frame, now) {
+        if self.take_pdu(from, frame, now) || self.take_lldpdu(from, frame, now) {
             return self.record(from, Direction::In, None, None, frame, now);
         }
         let mut copies = std::mem::take(&mut self.copies);
@@ -358,6 +368,9 @@ impl Worker {
         for capture in self.captures.values_mut() {
             capture.offer(&captured);
         }
+        for tap in &mut self.taps {
+            tap.offer(&captured);
+        }
         self.ring.push(captured);
     }
 
@@ -386,7 +399,7 @@ impl Worker {
     }
 
     /// Reads all that peers have sent so far, so that an answer does not miss a frame that was sent before the question.
-    fn catch_up(&mut self) {
+    pub(crate) fn catch_up(&mut self) {
         self.release();
         let ids: Vec<PortId> = self.ports.keys().copied().collect();
         for id in ids {
@@ -395,6 +408,7 @@ impl Worker {
             self.flush_above(EARLY_FLUSH);
         }
         self.run_bundles();
+        self.run_lldp();
         self.flush_above(0);
     }
 
