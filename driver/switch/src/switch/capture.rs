@@ -1,12 +1,106 @@
-//! Calls about captures that a test looks at.
+//! Calls about frames that crossed: the ring, captures to files, captures that a test looks at.
 
-use super::Switch;
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+
+use super::{ANSWER_WITHIN, Switch};
+use crate::capture::{Capture, CaptureId, CaptureReport};
 use crate::error::Error;
+use crate::event::{Event, EventKind};
 use crate::filter::FrameFilter;
 use crate::io::Worker;
+use crate::pcapng::Encoder;
+use crate::ring::{CapturedFrame, Snapshot};
 use crate::tap::{self, FrameCapture};
 
 impl Switch {
+    /// The frames that crossed, oldest first: what tests assert on.
+    ///
+    /// # Errors
+    /// [`Error::Evicted`] if the ring no longer holds all of the time from the filter's `since` on (without one: from
+    /// the switch's start), whether or not such a frame was among those evicted; [`Error::UnknownPort`] if the filter
+    /// names a port that there never was.
+    pub fn frames(&self, filter: &FrameFilter) -> Result<Vec<CapturedFrame>, Error> {
+        let snapshot = self.snapshot(filter)?;
+        if let Some(evicted_until) = snapshot.lost_to(filter) {
+            return Err(Error::Evicted {
+                switch: self.inner.name.to_string(),
+                since: filter.since.unwrap_or_default(),
+                evicted_until,
+                evicted: snapshot.state.evicted,
+                limit: snapshot.state.limit,
+            });
+        }
+        Ok(snapshot.select(filter))
+    }
+
+    /// The frames that the ring still holds, oldest first, and nothing about those it does not: for diagnosis, not for
+    /// assertions.
+    ///
+    /// # Errors
+    /// [`Error::UnknownPort`] if the filter names a port that there never was.
+    pub fn recent_frames(&self, filter: &FrameFilter) -> Result<Vec<CapturedFrame>, Error> {
+        Ok(self.snapshot(filter)?.select(filter))
+    }
+
+    /// Writes what the ring still holds to a pcapng file; how many frames that were.
+    ///
+    /// # Errors
+    /// [`Error::Write`].
+    pub fn dump_pcapng(&self, path: &Path) -> Result<usize, Error> {
+        let snapshot = self.snapshot(&FrameFilter::new())?;
+        let comment = match snapshot.state.evicted {
+            0 => String::new(),
+            evicted => format!("{evicted} older frames are missing: the capture ring was full"),
+        };
+        let mut encoder = Encoder::new(self.inner.clock.epoch, &self.inner.name, &comment);
+        let mut write = || {
+            let mut file = File::create(path)?;
+            for frames in snapshot.frames.chunks(1024) {
+                for frame in frames {
+                    encoder.frame(frame, None);
+                }
+                file.write_all(&encoder.buffer)?;
+                encoder.buffer.clear();
+            }
+            file.write_all(&encoder.buffer)
+        };
+        write().map_err(|source| self.write_failed(path, source))?;
+        Ok(snapshot.frames.len())
+    }
+
+    /// Writes frames to a pcapng file from now on, each port as an interface of its name. A disk that is too slow or
+    /// full loses frames to this file and to nothing else; the report says how many, and so does an event.
+    ///
+    /// # Errors
+    /// [`Error::Write`] if the file cannot be made; [`Error::UnknownPort`] if the filter names a port that there never
+    /// was.
+    pub fn capture_to(&self, path: &Path, filter: &FrameFilter) -> Result<CaptureId, Error> {
+        let encoder = Encoder::new(self.inner.clock.epoch, &self.inner.name, "");
+        let (events, clock, failed_path) = (self.inner.events.clone(), self.inner.clock, path.to_owned());
+        let on_error = move |error| {
+            tracing::warn!(path = %failed_path.display(), %error, "the capture ends here");
+            let kind = EventKind::CaptureFailed { path: failed_path, error };
+            let _ = events.send(Event { at: clock.now(), kind });
+        };
+        let capture = File::create(path)
+            .and_then(|file| Capture::start(path, file, filter.clone(), encoder, on_error))
+            .map_err(|source| self.write_failed(path, source))?;
+        let ports = filter.ports.clone();
+        self.call("capture", move |worker| worker.add_capture(&ports, capture))?
+    }
+
+    /// Ends a capture, waits until it is on the file, and says how it went.
+    ///
+    /// # Errors
+    /// [`Error::UnknownCapture`]; [`Error::Unresponsive`] if the disk takes too long.
+    pub fn stop_capture(&self, id: CaptureId) -> Result<CaptureReport, Error> {
+        let operation = "end a capture";
+        let capture = self.call(operation, move |worker| worker.take_capture(id))??;
+        capture.finish(ANSWER_WITHIN).ok_or_else(|| self.unresponsive(operation, ANSWER_WITHIN))
+    }
+
     /// Captures what crosses from now on, in the form that it has on the wire of its port: what a step is to be judged
     /// by. While no capture is held, none costs anything.
     ///
@@ -30,5 +124,10 @@ impl Switch {
 
     pub(crate) fn epoch(&self) -> std::time::SystemTime {
         self.inner.clock.epoch
+    }
+
+    fn snapshot(&self, filter: &FrameFilter) -> Result<Snapshot, Error> {
+        let ports = filter.ports.clone();
+        self.call("search the capture", move |worker| worker.snapshot(&ports))?
     }
 }
