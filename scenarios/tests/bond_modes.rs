@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use profiles::Profile;
 use scenarios::prelude::*;
-use switch::{CapturedFrame, NetSummary};
+use switch::CapturedFrame;
 
 /// A second is the bonds' own to find out (every 100 ms) and everybody's to learn the new way; a guest without KVM is
 /// slower at both.
@@ -133,11 +133,8 @@ async fn connect(c: &Cluster, network: &str) -> Result {
     let asked = frames.iter().find(|f| f.port_name.starts_with("server-1/") && f.direction == Direction::In);
     let asked = asked.context("server-1 asked for nobody")?;
     let is_answer = |f: &&CapturedFrame| {
-        let from = match f.summary().and_then(|summary| summary.net) {
-            Some(NetSummary::Ip { ports: Some((from, _)), .. }) => from,
-            _ => return false,
-        };
-        f.port_name.starts_with("server-1/") && f.direction == Direction::Out && from == PORT
+        let from = f.summary().and_then(|summary| summary.tcp().map(|tcp| tcp.src_port));
+        f.port_name.starts_with("server-1/") && f.direction == Direction::Out && from == Some(PORT)
     };
     let answered = frames.iter().find(is_answer).context("no answer was seen")?;
     let (took, limit) = (answered.at - asked.at, WITHIN * c.lab().accel().time_factor());
