@@ -11,15 +11,32 @@ const HEADER: usize = 14;
 /// Frames on their way into and out of the stack.
 pub(crate) struct Queues {
     pub(crate) incoming: VecDeque<Vec<u8>>,
-    pub(crate) outgoing: Vec<Vec<u8>>,
+    outgoing: Outgoing,
     /// The longest IP packet in bytes.
     mtu: usize,
 }
 
 impl Queues {
     pub(crate) fn new(mtu: u16) -> Queues {
-        Queues { incoming: VecDeque::new(), outgoing: Vec::new(), mtu: mtu.into() }
+        Queues { incoming: VecDeque::new(), outgoing: Outgoing::default(), mtu: mtu.into() }
     }
+
+    /// How many bytes are to be sent.
+    pub(crate) fn outgoing_bytes(&self) -> usize {
+        self.outgoing.bytes
+    }
+
+    /// Moves what is to be sent behind what is there already.
+    pub(crate) fn take_outgoing(&mut self, into: &mut Vec<Vec<u8>>) {
+        into.append(&mut self.outgoing.frames);
+        self.outgoing.bytes = 0;
+    }
+}
+
+#[derive(Default)]
+struct Outgoing {
+    frames: Vec<Vec<u8>>,
+    bytes: usize,
 }
 
 impl Device for Queues {
@@ -51,13 +68,14 @@ impl RxToken for Received {
     }
 }
 
-pub(crate) struct Sender<'a>(&'a mut Vec<Vec<u8>>);
+pub(crate) struct Sender<'a>(&'a mut Outgoing);
 
 impl TxToken for Sender<'_> {
     fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, f: F) -> R {
         let mut frame = vec![0; length];
         let result = f(&mut frame);
-        self.0.push(frame);
+        self.0.bytes += frame.len();
+        self.0.frames.push(frame);
         result
     }
 }

@@ -1,7 +1,8 @@
 //! What can go wrong when a host or a service is asked for something.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::Ipv4Net;
 
@@ -49,6 +50,87 @@ pub enum Error {
         operation: &'static str,
         /// How it ended.
         evidence: String,
+    },
+
+    /// The system refused what a service needs: a socket of its own, a thread.
+    #[error("host {host}: {operation}: {source}")]
+    System {
+        /// The host.
+        host: String,
+        /// What was asked for.
+        operation: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+
+    /// A TCP port that is in use.
+    #[error("host {host}: TCP port {port} is taken by {by}")]
+    PortTaken {
+        /// The host.
+        host: String,
+        /// The port.
+        port: u16,
+        /// Who has it.
+        by: &'static str,
+    },
+
+    /// A file or directory that cannot be served.
+    #[error("host {host}: cannot serve {}: {source}", path.display())]
+    NoFile {
+        /// The host.
+        host: String,
+        /// What was to be served.
+        path: std::path::PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+
+    /// Not the path of a URL.
+    #[error(
+        "host {host}: \"{path}\" is not the path of a URL; expected one that begins with a slash, such as /bundle.raucb"
+    )]
+    UrlPath {
+        /// The host.
+        host: String,
+        /// What was given.
+        path: String,
+    },
+
+    /// An address that the host cannot send to.
+    #[error("host {host}: cannot connect to {peer}: {evidence}")]
+    Unreachable {
+        /// The host.
+        host: String,
+        /// What was to be connected to.
+        peer: SocketAddr,
+        /// Why not.
+        evidence: String,
+    },
+
+    /// A peer that reset the connection instead of taking it.
+    #[error(
+        "host {host}: {peer} refused the connection after {elapsed:.1?}: nobody listens there, or a firewall rejects it"
+    )]
+    Refused {
+        /// The host.
+        host: String,
+        /// What was to be connected to.
+        peer: SocketAddr,
+        /// How long it took.
+        elapsed: Duration,
+    },
+
+    /// A peer that did not answer.
+    #[error(
+        "host {host}: {peer} has not answered for {elapsed:.1?}: it is down, or its network keeps it apart; the switch's capture has the requests"
+    )]
+    NoAnswer {
+        /// The host.
+        host: String,
+        /// What was to be connected to.
+        peer: SocketAddr,
+        /// How long it took.
+        elapsed: Duration,
     },
 
     /// An address of a DHCP scope that its clients could not use.

@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
-use std::net::{Ipv4Addr, Shutdown};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::{self, JoinHandle};
@@ -11,9 +11,13 @@ use ipnet::Ipv4Net;
 use switch::{Mac, PortConfig, PortId, PortMode, Switch, VlanId};
 
 use crate::dhcp::{DhcpEngine, DhcpScope, DhcpServer};
-use crate::dns::{DnsServer, Zone};
+use crate::dns::{DNS, DnsServer, Zone};
 use crate::error::Error;
-use crate::worker::{Shared, Worker};
+use crate::forward::Forward;
+use crate::http::{HttpFiles, HttpServer};
+use crate::shared::Shared;
+use crate::tcp::{self, TcpListener, TcpStream};
+use crate::worker::Worker;
 
 /// How a host is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +85,7 @@ impl Host {
             switch.attach_channel(port).map_err(from_switch("attach to its port")).and_then(|channel| {
                 let socket = channel.into_socket();
                 let ours = socket.try_clone().map_err(from_system)?;
-                let shared = Shared::new(name);
+                let shared = Shared::new(&options).map_err(from_system)?;
                 let worker = Worker::new(shared.clone(), &options, socket);
                 let run = {
                     let shared = shared.clone();
@@ -149,6 +153,54 @@ impl Host {
         Ok(DnsServer { shared: self.shared.clone() })
     }
 
+    /// Opens a TCP port; 0 takes a free one. It closes when the listener is dropped.
+    ///
+    /// # Errors
+    /// [`Error::PortTaken`], [`Error::NotRunning`].
+    pub fn tcp_listen(&self, port: u16) -> Result<TcpListener, Error> {
+        self.shared.check("listen")?;
+        if port == DNS && self.shared.has_zone() {
+            return Err(Error::PortTaken { host: self.options.name.clone(), port, by: "its DNS server" });
+        }
+        let (id, port) = self.shared.stack().listen(port)?;
+        let address = SocketAddr::new(self.address().into(), port);
+        Ok(TcpListener::new(self.shared.clone(), id, address))
+    }
+
+    /// Connects to a TCP port of another host or machine in the same subnet, within 10 s.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::Refused`], [`Error::NoAnswer`], [`Error::NotRunning`].
+    pub async fn tcp_connect(&self, peer: SocketAddr) -> Result<TcpStream, Error> {
+        tcp::connect(self.shared.clone(), peer, tcp::CONNECT_LIMIT).await
+    }
+
+    /// Serves files over HTTP on a TCP port until the server is dropped; 0 takes a free port.
+    ///
+    /// # Errors
+    /// [`Error::NoFile`], [`Error::UrlPath`], [`Error::PortTaken`], [`Error::System`], [`Error::NotRunning`].
+    pub fn serve_files(&self, port: u16, files: HttpFiles) -> Result<HttpServer, Error> {
+        HttpServer::start(&self.shared, self.tcp_listen(port)?, files)
+    }
+
+    /// Forwards a free TCP port of 127.0.0.1 to a port of a machine, so that the test's process reaches it
+    /// ([`Forward::address`]), until the forward is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Unreachable`], [`Error::System`], [`Error::NotRunning`].
+    pub fn forward_to(&self, machine: SocketAddr) -> Result<Forward, Error> {
+        Forward::inward(&self.shared, machine)
+    }
+
+    /// Forwards a TCP port of this host to an address that the test's process reaches, so that machines reach it, until
+    /// the forward is dropped; 0 takes a free port.
+    ///
+    /// # Errors
+    /// [`Error::PortTaken`], [`Error::System`], [`Error::NotRunning`].
+    pub fn forward_from(&self, port: u16, target: SocketAddr) -> Result<Forward, Error> {
+        Forward::outward(&self.shared, self.tcp_listen(port)?, target)
+    }
+
     /// Ends it and removes its port.
     ///
     /// # Errors
@@ -157,6 +209,11 @@ impl Host {
         let alive = self.shared.check("stop");
         let removed = self.end();
         alive.and(removed)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 
     fn end(&mut self) -> Result<(), Error> {

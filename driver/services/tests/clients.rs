@@ -1,7 +1,9 @@
-//! DHCP and DNS clients that are not ours, from Debian, each in a network namespace with a tap that a relay joins to a
+//! DHCP, DNS, HTTP and TCP clients that are not ours, from Debian, each in a network namespace with a tap that a relay joins to a
 //! port of a real switch. The host's own network is not touched.
 
 use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -13,7 +15,10 @@ use std::time::{Duration, Instant};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::gettid;
 use pretty_assertions::assert_eq;
-use services::*;
+use services::{
+    Clients, DhcpScope, DhcpServer, DnsServer, Host, HostOptions, HttpFiles, Lease, LeaseState, RecordData,
+    Reservation, Zone,
+};
 use smoltcp::phy::{Device, Medium, RxToken, TunTapInterface, TxToken};
 use switch::{Channel, Mac, PortConfig, PortMode, Switch, SwitchOptions, VlanId};
 use tempfile::TempDir;
@@ -24,7 +29,7 @@ const MAC: Mac = Mac([0x52, 0x54, 0, 1, 1, 1]);
 struct Lab {
     dir: TempDir,
     sw: Switch,
-    _host: Host,
+    host: Host,
     dhcp: DhcpServer,
     dns: DnsServer,
     namespace: PathBuf,
@@ -64,7 +69,7 @@ fn lab() -> Lab {
     let stopped = Arc::clone(&stop);
     let relay = thread::spawn(move || relay(channel, &stopped, &ready));
     let namespace = namespace.recv_timeout(LIMIT).expect("a network namespace with a tap");
-    let lab = Lab { dir, sw, _host: host, dhcp, dns, namespace, stop, relay: Some(relay) };
+    let lab = Lab { dir, sw, host, dhcp, dns, namespace, stop, relay: Some(relay) };
     lab.succeed(&format!("ip link set eth0 address {MAC} up"));
     lab
 }
@@ -341,6 +346,90 @@ fn dhcpcd_waits_for_a_server_that_is_silent() {
         ]
     );
     assert_eq!(lab.lease().state, LeaseState::Bound);
+}
+
+#[test]
+#[ignore = "needs root, /dev/net/tun and Debian's curl"]
+fn curl_takes_files_whole_and_in_parts() {
+    let lab = lab();
+    lab.succeed("ip address add 192.168.7.1/24 dev eth0");
+    let bundle: Vec<u8> = (0..20_000_000_u32).map(|n| (n % 249) as u8).collect();
+    fs::create_dir(lab.path("www")).unwrap();
+    fs::write(lab.path("www/bundle.raucb"), &bundle).unwrap();
+    let server = lab.host.serve_files(8080, HttpFiles::Directory(lab.path("www"))).unwrap();
+    let url = server.url("/bundle.raucb");
+    lab.succeed(&format!("curl -sSf --output whole {url}; cmp whole www/bundle.raucb"));
+    // A download that is resumed, as update clients do.
+    lab.succeed(&format!(
+        "head -c 7000001 www/bundle.raucb > part; curl -sSf --continue-at - --output part {url}; cmp part www/bundle.raucb"
+    ));
+    lab.succeed(&format!("curl -sSf --range 5-9 --output range {url}"));
+    assert_eq!(fs::read(lab.path("range")).unwrap(), bundle[5..10]);
+    let head = lab.succeed(&format!("curl -sSf --head {url}"));
+    assert!(head.contains("content-length: 20000000"), "{head}");
+    let code =
+        |arguments: &str| lab.succeed(&format!("curl -s -o /dev/null -w '%{{http_code}}' {arguments}"));
+    assert_eq!(code(&server.url("/none")), "404");
+    assert_eq!(code(&format!("--path-as-is {}", server.url("/../hook"))), "404");
+    assert_eq!(code(&format!("-X DELETE {url}")), "405");
+    assert_eq!(code(&format!("--data x=1 {url}")), "405");
+    lab.succeed(&format!("curl -sSf --parallel --parallel-immediate --remote-name-all {url}'?[1-9]' -o '#1'; for n in 1 2 3 4 5 6 7 8 9; do cmp $n www/bundle.raucb; done"));
+    let seen = server.requests();
+    assert!(seen.iter().any(|request| request.range.as_deref() == Some("bytes=7000001-")), "{seen:?}");
+    assert!(
+        seen.iter()
+            .all(|request| request.user_agent.as_deref().is_some_and(|name| name.starts_with("curl/")))
+    );
+}
+
+#[test]
+#[ignore = "needs root, /dev/net/tun and Debian's curl and perl-base"]
+fn forwards_to_and_from_a_kernel() {
+    let lab = lab();
+    lab.succeed("ip address add 192.168.7.1/24 dev eth0");
+    // Reads to the end, then answers with how much that was.
+    let server = "use IO::Socket::INET; my $l = IO::Socket::INET->new(Listen => 5, LocalPort => 22) or die; \
+         while (my $c = $l->accept) { my $n = 0; while (sysread($c, my $b, 65536)) { $n += length $b } \
+         print $c $n; close $c }";
+    let _server = lab.spawn(&format!("exec perl -e '{server}'"));
+    let forward = lab.host.forward_to("192.168.7.1:22".parse().unwrap()).unwrap();
+    let mut answer = String::new();
+    lab.until("the server in the namespace listens", || {
+        answer.clear();
+        let mut stream = TcpStream::connect(forward.address()).unwrap();
+        // Until it listens, its kernel refuses, which arrives here as a reset.
+        let sent = stream.write_all(&vec![1; 3_000_000]).and_then(|()| stream.shutdown(Shutdown::Write));
+        sent.and_then(|()| stream.read_to_string(&mut answer)).is_ok()
+    });
+    assert_eq!(answer, "3000000", "{forward:?}");
+
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let forward = lab.host.forward_from(80, listener.local_addr().unwrap()).unwrap();
+    let serving = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        // All of it: a connection that is closed with bytes unread is reset.
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            request.extend(byte);
+        }
+        stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nfrom the test").unwrap();
+        request
+    });
+    assert_eq!(lab.succeed(&format!("curl -sS http://{}/", forward.address())), "from the test");
+    assert!(serving.join().unwrap().starts_with(b"GET / HTTP/1.1\r\n"));
+    let refused = lab.command(&format!("curl -sS http://{}/", forward.address()));
+    assert!(!succeeds(refused), "nobody listens any more");
+    lab.until("the failure is told", || forward.last_failure().is_some_and(|why| why.contains("refused")));
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the switch's crates start no programs, so `process` is not theirs"
+)]
+fn succeeds(mut command: Command) -> bool {
+    command.output().unwrap().status.success()
 }
 
 /// A client that runs on, and ends with this: each program on the way to it is replaced by the next.

@@ -9,6 +9,7 @@ use ipnet::Ipv4Net;
 use switch::Mac;
 
 use super::lease::{Held, Lease, LeaseState, Leases};
+use super::options::{OPTIONS, only_what_is_read};
 use super::reply::{DhcpReply, answer, destination, encode};
 use super::scope::{DhcpScope, check_lease_time, wanted};
 use crate::error::Error;
@@ -19,8 +20,8 @@ const OFFER_KEPT: Duration = Duration::from_secs(60);
 /// The longest message in bytes: what fits with its headers into a packet of 1500.
 const LONGEST: usize = 1472;
 
-/// Where the magic cookie is (RFC 2131, 3), and what it is.
-const COOKIE: (usize, [u8; 4]) = (236, [99, 130, 83, 99]);
+/// The magic cookie before the options (RFC 2131, 3).
+const COOKIE: [u8; 4] = [99, 130, 83, 99];
 
 /// How many characters of a client's host name are kept.
 const HOSTNAME: usize = 255;
@@ -369,11 +370,11 @@ fn address_option(request: &Message) -> Option<Ipv4Addr> {
 
 /// A client's message, its type and its sender.
 fn read(bytes: &[u8]) -> Option<(Message, MessageType, Mac)> {
-    let (at, cookie) = COOKIE;
-    if bytes.get(at..at + cookie.len()) != Some(&cookie[..]) {
+    if bytes.get(OPTIONS - COOKIE.len()..OPTIONS) != Some(&COOKIE[..]) {
         return None;
     }
-    let message = Message::decode(&mut Decoder::new(bytes)).ok()?;
+    let bytes = only_what_is_read(bytes)?;
+    let message = Message::decode(&mut Decoder::new(&bytes)).ok()?;
     let kind = message.opts().msg_type()?;
     // The length first: `chaddr` panics for more than its 16 octets.
     let ethernet = message.hlen() == 6 && message.htype() == HType::Eth;

@@ -8,7 +8,7 @@ use switch::Mac;
 use super::engine::{Clients, DhcpCounters, DhcpEngine, DhcpFault};
 use super::lease::Lease;
 use crate::error::Error;
-use crate::worker::Shared;
+use crate::shared::Shared;
 
 /// A DHCP server on a [`crate::Host`]. Clones are the same server; it runs as long as its host.
 #[derive(Clone, Debug)]

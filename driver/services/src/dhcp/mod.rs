@@ -3,6 +3,7 @@
 mod engine;
 mod handle;
 mod lease;
+mod options;
 mod reply;
 mod scope;
 #[cfg(test)]

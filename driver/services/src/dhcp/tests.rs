@@ -264,6 +264,36 @@ fn what_is_no_clients_message_is_counted_only() {
 }
 
 #[test]
+fn options_that_mean_nothing_are_passed_over() {
+    let mut bench = bench(scope());
+    let sound = message(KNOWN, MessageType::Discover).to_vec().unwrap();
+    let nonsense: [&[u8]; 6] = [
+        // A static route whose prefix has 33 bits.
+        &[121, 9, 33, 1, 2, 3, 4, 5, 6, 7, 8],
+        // A bulk lease query's base time of two bytes, and a status without a code.
+        &[152, 2, 0, 0],
+        &[151, 0],
+        // An address of one byte, and a type of three.
+        &[50, 1, 9],
+        &[53, 3, 1, 121, 5],
+        // Cut short.
+        &[12, 200, b'a'],
+    ];
+    for option in nonsense {
+        let mut bytes = sound[..sound.len() - 1].to_vec();
+        bytes.extend(option);
+        let reply = bench.engine.handle(&bytes, bench.now).expect("an offer");
+        assert_eq!((reply.kind, read(&reply).yiaddr()), (MessageType::Offer, ip(1)), "{option:?}");
+        // In front of the type too.
+        bytes = sound[..240].to_vec();
+        bytes.extend(option);
+        bytes.extend(&sound[240..]);
+        let reply = bench.engine.handle(&bytes, bench.now);
+        assert!(reply.is_some() || option[0] == 12, "{option:?}");
+    }
+}
+
+#[test]
 fn a_scope_that_cannot_work_is_refused() {
     let refused = |change: fn(&mut DhcpScope)| {
         let mut scope = scope();

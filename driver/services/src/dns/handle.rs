@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 
 use super::zone::{RecordData, Zone};
 use crate::error::Error;
-use crate::worker::Shared;
+use crate::shared::Shared;
 
 /// A DNS server on a [`crate::Host`], on UDP and TCP port 53. Clones are the same server; it runs as long as its host.
 #[derive(Clone, Debug)]

@@ -5,6 +5,7 @@ use hickory_proto::rr::{Name, RecordType};
 use pretty_assertions::assert_eq;
 use proptest::prelude::*;
 
+use super::zone::{TCP_LONGEST, UDP_LONGEST};
 use super::*;
 
 fn zone() -> Zone {
