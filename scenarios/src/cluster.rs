@@ -1,14 +1,16 @@
 //! A cluster: the servers and agents of a profile.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Index;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use driver::{Lab, Machine};
 use harness::Testbed;
 use profiles::{Profile, Role};
 
+use crate::dhcp::Dhcp;
 use crate::rack::{BootMode, Rack};
 
 /// Seconds, for limits: `secs(30)`.
@@ -21,6 +23,7 @@ pub const fn secs(seconds: u64) -> Duration {
 pub struct Cluster {
     profile: Profile,
     lab: Lab,
+    dhcp: BTreeMap<String, Dhcp>,
     servers: Vec<String>,
 }
 
@@ -59,6 +62,21 @@ impl Cluster {
     /// When the profile has no such machine or network.
     pub fn ip(&self, machine: &str, network: &str) -> anyhow::Result<IpAddr> {
         Ok(self.profile.address(machine, network)?)
+    }
+
+    /// The DHCP server of a network: its leases, and what it is to do wrong.
+    ///
+    /// # Errors
+    /// When the profile has no such network, or one without `dhcp`.
+    pub fn dhcp(&self, network: &str) -> anyhow::Result<&Dhcp> {
+        let served = || self.dhcp.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+        self.dhcp.get(network).with_context(|| {
+            format!(
+                "the profile {} has no network {network} with DHCP; with it are: {}",
+                self.profile.name(),
+                served()
+            )
+        })
     }
 
     /// Waits until every machine has booted and has the addresses that the profile gives it.
@@ -156,8 +174,9 @@ impl ClusterBuilder {
         let servers = self.names(Role::Server, self.servers)?;
         let agents = self.names(Role::Agent, self.agents)?;
         let names: Vec<&str> = servers.iter().chain(&agents).map(String::as_str).collect();
-        let lab = Rack::of(self.profile.clone(), &names).boot(self.boot).launch(t).await?;
-        Ok(Cluster { profile: self.profile, lab, servers })
+        let rack = Rack::of(self.profile.clone(), &names).boot(self.boot);
+        let (lab, dhcp) = rack.launch_with_dhcp(t).await?;
+        Ok(Cluster { profile: self.profile, lab, dhcp, servers })
     }
 
     fn names(&self, role: Role, count: usize) -> anyhow::Result<Vec<String>> {

@@ -1,9 +1,8 @@
 //! From a profile and an image to a running lab.
 
-use std::net::IpAddr;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use driver::spec::{
@@ -13,13 +12,12 @@ use driver::{Lab, LabOptions};
 use harness::Testbed;
 use images::injection::{self, CREDENTIALS_SINCE, Injection};
 use images::{Image, WayIn};
-use ipnet::Ipv4Net;
 use profiles::Profile;
 use profiles::render;
-use services::{Host, HostOptions};
 use switch::{PortMode, VlanId, VlanSet};
 
 use crate::assets::Assets;
+use crate::dhcp::{Dhcp, LabServices};
 use crate::subject::{LabSubject, TestSupervisor};
 
 /// Memory of a machine, in MiB, unless the test says otherwise.
@@ -160,13 +158,23 @@ impl Rack {
         Ok(lab)
     }
 
+    /// The same as [`Rack::launch`], with the DHCP servers of the lab by the names of their networks.
+    ///
+    /// # Errors
+    /// As [`Rack::launch`].
+    pub async fn launch_with_dhcp(self, t: &Testbed) -> anyhow::Result<(Lab, BTreeMap<String, Dhcp>)> {
+        let (lab, dhcp) = self.attach(t).await?;
+        lab.start().await?;
+        Ok((lab, dhcp))
+    }
+
     /// The same, for a test of how machines die: the harness tears the lab down, and a death does not end the test.
     ///
     /// # Errors
     /// As [`Rack::launch`].
     pub async fn launch_unwatched(self, t: &Testbed) -> anyhow::Result<Lab> {
-        let (lab, hosts) = self.make(t).await?;
-        t.attach(Arc::new(LabSubject::unwatched(lab.clone(), hosts)));
+        let (lab, services) = self.make(t).await?;
+        t.attach(Arc::new(LabSubject::unwatched(lab.clone(), services.hosts)));
         lab.start().await?;
         Ok(lab)
     }
@@ -176,12 +184,16 @@ impl Rack {
     /// # Errors
     /// As [`Rack::launch`].
     pub async fn prepare(self, t: &Testbed) -> anyhow::Result<Lab> {
-        let (lab, hosts) = self.make(t).await?;
-        t.attach(Arc::new(LabSubject::watched(lab.clone(), hosts)));
-        Ok(lab)
+        Ok(self.attach(t).await?.0)
     }
 
-    async fn make(self, t: &Testbed) -> anyhow::Result<(Lab, Vec<Host>)> {
+    async fn attach(self, t: &Testbed) -> anyhow::Result<(Lab, BTreeMap<String, Dhcp>)> {
+        let (lab, services) = self.make(t).await?;
+        t.attach(Arc::new(LabSubject::watched(lab.clone(), services.hosts)));
+        Ok((lab, services.dhcp))
+    }
+
+    async fn make(self, t: &Testbed) -> anyhow::Result<(Lab, LabServices)> {
         let assets = Assets::get(t).await?;
         let image = assets.image(t, &self.image).await?;
         let spec = self.spec(t, &assets, &image).await?;
@@ -200,8 +212,8 @@ impl Rack {
             seed: t.seed(),
         };
         let lab = Lab::create(spec, options).await?;
-        let hosts = dhcp_hosts(&self.profile, &lab)?;
-        Ok((lab, hosts))
+        let services = LabServices::start(&self.profile, lab.switch())?;
+        Ok((lab, services))
     }
 
     async fn spec(&self, t: &Testbed, assets: &Assets, image: &Image) -> anyhow::Result<LabSpec> {
@@ -311,35 +323,6 @@ async fn written_into_a_copy(
         tokio::task::spawn_blocking(move || injection::by_debugfs(&disk, &to, &agent, &injection)).await?;
     written.with_context(|| format!("{name}: writing the agent into a copy of {}", image.disk.display()))?;
     Ok(copy)
-}
-
-/// A host for each network of a profile that has DHCP, serving what the profile says.
-fn dhcp_hosts(profile: &Profile, lab: &Lab) -> anyhow::Result<Vec<Host>> {
-    let v4 = |address: IpAddr| match address {
-        IpAddr::V4(address) => Ok(address),
-        IpAddr::V6(address) => bail!("DHCP is served over IPv4 only, not to {address}"),
-    };
-    let host = |scope: render::DhcpScope| {
-        let reservations = scope.reservations.into_iter().map(|reservation| {
-            let address = v4(reservation.address)?;
-            let mac = reservation.mac.to_string().parse()?;
-            Ok(services::Reservation { mac, address, hostname: Some(reservation.machine) })
-        });
-        let served = services::DhcpScope {
-            reservations: reservations.collect::<anyhow::Result<_>>()?,
-            lease_time: Duration::from_secs(scope.lease_s.into()),
-            router: scope.router.map(v4).transpose()?,
-            mtu: Some(scope.mtu),
-            ..services::DhcpScope::default()
-        };
-        let vlan = VlanId::new(scope.vlan).with_context(|| format!("{} is no VLAN id", scope.vlan))?;
-        let address = Ipv4Net::new(v4(scope.server)?, scope.prefix_len)?;
-        let host =
-            Host::start(lab.switch(), HostOptions::new(format!("dhcp/{}", scope.network), vlan, address))?;
-        host.serve_dhcp(served)?;
-        Ok(host)
-    };
-    render::dhcp_scopes(profile).into_iter().map(host).collect()
 }
 
 fn port_mode(mode: &render::PortMode) -> anyhow::Result<PortMode> {
