@@ -4,7 +4,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use ipnet::Ipv4Net;
+use ipnet::{Ipv4Net, Ipv6Net};
 
 use crate::dhcp::MAX_RANGE;
 
@@ -94,6 +94,28 @@ pub enum Error {
         host: String,
         /// What was given.
         path: String,
+    },
+
+    /// A prefix from which machines cannot make addresses.
+    #[error(
+        "{prefix} cannot be advertised; expected a prefix of 64 bits without host bits, neither link-local nor multicast, such as fd00:7::/64"
+    )]
+    Prefix {
+        /// What was given.
+        prefix: Ipv6Net,
+    },
+
+    /// A value that a router advertisement cannot have.
+    #[error("a router advertisement with {value} {what}; expected {low} to {high}")]
+    Advertised {
+        /// Of what.
+        what: &'static str,
+        /// What was given.
+        value: u64,
+        /// The least that there may be.
+        low: u64,
+        /// The most.
+        high: u64,
     },
 
     /// An address that the host cannot send to.

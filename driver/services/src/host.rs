@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread::{self, JoinHandle};
+use std::time::Instant;
 
 use ipnet::Ipv4Net;
 use switch::{Mac, PortConfig, PortId, PortMode, Switch, VlanId};
@@ -15,6 +16,7 @@ use crate::dns::{DNS, DnsServer, Zone};
 use crate::error::Error;
 use crate::forward::Forward;
 use crate::http::{HttpFiles, HttpServer};
+use crate::ra::{RaEngine, RaScope, RouterAdvertiser};
 use crate::shared::Shared;
 use crate::tcp::{self, TcpListener, TcpStream};
 use crate::worker::Worker;
@@ -151,6 +153,21 @@ impl Host {
         zone.set_subnet(self.options.address);
         self.shared.set_zone(zone)?;
         Ok(DnsServer { shared: self.shared.clone() })
+    }
+
+    /// Advertises itself as an IPv6 router from now on, in place of what it advertised before, so that machines make
+    /// addresses of their own. The host gets an IPv6 address for the link and one in each prefix, and is reached at them
+    /// as at its IPv4 address.
+    ///
+    /// # Errors
+    /// [`Error::Prefix`], [`Error::Advertised`], [`Error::NotRunning`].
+    pub fn serve_ra(&self, scope: RaScope) -> Result<RouterAdvertiser, Error> {
+        let engine = RaEngine::new(self.options.mac, scope, Instant::now())?;
+        let addresses = engine.addresses();
+        self.shared.check("advertise")?;
+        self.shared.stack().set_ipv6(&addresses);
+        self.shared.set_ra(Some(engine))?;
+        Ok(RouterAdvertiser { shared: self.shared.clone(), addresses })
     }
 
     /// Opens a TCP port; 0 takes a free one. It closes when the listener is dropped.

@@ -2,7 +2,7 @@
 //! without root and without a machine.
 //!
 //! A [`Host`] is one host with one IPv4 address on one access port. It answers ARP and ICMP echo, and serves what it is
-//! told to: [`Host::serve_dhcp`], [`Host::serve_dns`], [`Host::serve_files`]. [`Host::forward_to`] and
+//! told to: [`Host::serve_dhcp`], [`Host::serve_dns`], [`Host::serve_files`], [`Host::serve_ra`]. [`Host::forward_to`] and
 //! [`Host::forward_from`] pass TCP connections on between the test's process and machines; below them are streams of
 //! tokio, [`Host::tcp_listen`] and [`Host::tcp_connect`]. It runs on an OS thread of its own that ends with it, and what
 //! serves TCP on one more. The stack below everything but DHCP is smoltcp; DHCP is read from and written into whole
@@ -51,6 +51,7 @@ mod error;
 mod forward;
 mod host;
 mod http;
+mod ra;
 mod shared;
 mod stack;
 mod tcp;
@@ -65,6 +66,7 @@ pub use error::Error;
 pub use forward::{Forward, ForwardCounters};
 pub use host::{Host, HostOptions};
 pub use http::{HttpFiles, HttpRequest, HttpServer};
+pub use ra::{MAX_PREFIXES, RaCounters, RaEngine, RaScope, RouterAdvertiser};
 pub use tcp::{TcpListener, TcpStream};
 
 /// The result of a call to a host or one of its services.

@@ -13,6 +13,7 @@ use crate::dhcp::DhcpEngine;
 use crate::dns::{DNS, Zone};
 use crate::error::Error;
 use crate::host::HostOptions;
+use crate::ra::RaEngine;
 use crate::stack::Stack;
 
 /// What a host's thread and the test share. Whoever holds the stack's lock may take the state's, never the other way.
@@ -28,6 +29,7 @@ pub(crate) struct Shared {
 struct State {
     dhcp: Option<DhcpEngine>,
     zone: Option<Zone>,
+    ra: Option<RaEngine>,
     /// Runs what serves TCP connections; made for the first such service.
     runtime: Option<Runtime>,
     /// How the thread ended.
@@ -68,6 +70,12 @@ impl Shared {
         Ok(())
     }
 
+    pub(crate) fn set_ra(&self, engine: Option<RaEngine>) -> Result<(), Error> {
+        self.running("advertise")?.ra = engine;
+        self.wake();
+        Ok(())
+    }
+
     pub(crate) fn has_zone(&self) -> bool {
         self.state().zone.is_some()
     }
@@ -90,6 +98,21 @@ impl Shared {
         let mut state = self.running(operation)?;
         let evidence = || "it serves no DNS".to_owned();
         state.zone.as_mut().map(call).ok_or_else(|| self.not_running(operation, evidence()))
+    }
+
+    pub(crate) fn with_ra<T>(
+        &self,
+        operation: &'static str,
+        call: impl FnOnce(&mut RaEngine) -> T,
+    ) -> Result<T, Error> {
+        let mut state = self.running(operation)?;
+        let evidence = || "it advertises nothing".to_owned();
+        state.ra.as_mut().map(call).ok_or_else(|| self.not_running(operation, evidence()))
+    }
+
+    /// What the router makes of something, if there is one.
+    pub(crate) fn if_ra<T>(&self, call: impl FnOnce(&mut RaEngine) -> Option<T>) -> Option<T> {
+        self.state().ra.as_mut().and_then(call)
     }
 
     /// What DHCP makes of something, if it is served.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::Ipv4Net;
 use smoltcp::iface::{Config, Interface, PollIngressSingleResult, PollResult, SocketSet};
-use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Cidr};
+use smoltcp::wire::{EthernetAddress, HardwareAddress, IpCidr, Ipv4Cidr, Ipv6Cidr};
 use switch::Mac;
 
 use crate::device::Queues;
@@ -85,6 +85,17 @@ impl Stack {
         let stack = stack.map(|delay| Duration::from_micros(delay.total_micros()));
         let reap = self.connections.next_reap().map(|due| due.saturating_duration_since(Instant::now()));
         stack.into_iter().chain(reap).min()
+    }
+
+    /// Gives the host these IPv6 addresses, in place of those that it had.
+    pub(crate) fn set_ipv6(&mut self, addresses: &[std::net::Ipv6Addr]) {
+        self.interface.update_ip_addrs(|own| {
+            own.retain(|address| matches!(address, IpCidr::Ipv4(_)));
+            for address in addresses {
+                // There is room for them: `MAX_PREFIXES`.
+                let _ = own.push(IpCidr::Ipv6(Ipv6Cidr::new(*address, 64)));
+            }
+        });
     }
 
     /// Whether a TCP listener of the test has this port.

@@ -54,18 +54,19 @@ impl Worker {
             if !self.take_frames()? {
                 return Ok(());
             }
-            self.release_held_back();
+            self.release();
             self.work();
             self.send()?;
         }
     }
 
-    /// Waits for a frame, for somebody who has written to a connection, or until the stack or a reply that is held back
-    /// is due.
+    /// Waits for a frame, for somebody who has written to a connection, or until the stack, the router or a reply that is
+    /// held back is due.
     fn wait(&mut self) -> io::Result<()> {
         let stack = self.shared.stack().idle();
         let held = self.held_back.keys().next().map(|(due, _)| due.saturating_duration_since(Instant::now()));
-        let timeout = match stack.into_iter().chain(held).min() {
+        let router = self.shared.if_ra(|engine| Some(engine.due().saturating_duration_since(Instant::now())));
+        let timeout = match stack.into_iter().chain(held).chain(router).min() {
             None => PollTimeout::NONE,
             // Upwards, so that it does not spin through the last millisecond.
             Some(left) => PollTimeout::try_from(left.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX),
@@ -109,10 +110,11 @@ impl Worker {
     }
 
     fn take(&mut self, frame: &[u8]) {
+        let now = Instant::now();
         let DhcpFrame::Message(message) = DhcpFrame::parse(frame, self.mac, self.address) else {
+            self.outgoing.extend(self.shared.if_ra(|engine| engine.handle(frame, now)));
             return self.shared.stack().device.incoming.push_back(frame.to_vec());
         };
-        let now = Instant::now();
         // One that is damaged counts as an empty one.
         let message = message.unwrap_or_default();
         let Some(reply) = self.shared.if_dhcp(|engine| engine.handle(message, now)) else { return };
@@ -125,8 +127,10 @@ impl Worker {
         }
     }
 
-    fn release_held_back(&mut self) {
+    /// Sends what is due without having been asked for just now.
+    fn release(&mut self) {
         let now = Instant::now();
+        self.outgoing.extend(self.shared.if_ra(|engine| engine.tick(now)));
         while let Some(first) = self.held_back.first_entry()
             && first.key().0 <= now
         {

@@ -16,8 +16,8 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::gettid;
 use pretty_assertions::assert_eq;
 use services::{
-    Clients, DhcpScope, DhcpServer, DnsServer, Host, HostOptions, HttpFiles, Lease, LeaseState, RecordData,
-    Reservation, Zone,
+    Clients, DhcpScope, DhcpServer, DnsServer, Host, HostOptions, HttpFiles, Lease, LeaseState, RaScope,
+    RecordData, Reservation, Zone,
 };
 use smoltcp::phy::{Device, Medium, RxToken, TunTapInterface, TxToken};
 use switch::{Channel, Mac, PortConfig, PortMode, Switch, SwitchOptions, VlanId};
@@ -379,6 +379,63 @@ fn curl_takes_files_whole_and_in_parts() {
     assert!(
         seen.iter()
             .all(|request| request.user_agent.as_deref().is_some_and(|name| name.starts_with("curl/")))
+    );
+}
+
+#[test]
+#[ignore = "needs root, /dev/net/tun and Debian's iputils-ping, knot-dnsutils and curl"]
+fn a_kernel_makes_its_own_address() {
+    let lab = lab();
+    lab.succeed("echo 2 > /proc/sys/net/ipv6/conf/eth0/accept_ra");
+    let router = lab
+        .host
+        .serve_ra(RaScope {
+            prefixes: vec!["fd00:7::/64".parse().unwrap()],
+            mtu: Some(1380),
+            dns: vec!["fd00:7::53".parse().unwrap()],
+            router_lifetime: Duration::from_secs(1800),
+            ..RaScope::default()
+        })
+        .unwrap();
+    lab.until("it has an address", || {
+        lab.succeed("ip -6 -o address show dev eth0 scope global -tentative")
+            .contains("fd00:7::5054:ff:fe01:101/64")
+    });
+    let [link, global] = router.addresses() else { panic!("two addresses") };
+    let route = lab.succeed("ip -6 route show default");
+    assert!(route.contains(&format!("default via {link} dev eth0 proto ra")), "{route}");
+    assert_eq!(lab.succeed("cat /proc/sys/net/ipv6/conf/eth0/mtu"), "1380\n");
+    lab.succeed(&format!("ping -6 -c 2 -i 0.05 -W 5 {link}%eth0; ping -6 -c 2 -i 0.05 -W 5 {global}"));
+    assert_eq!(lab.succeed(&format!("kdig @{global} +short server-1.lab A")), "192.168.7.1\n");
+    fs::write(lab.path("file"), "over IPv6").unwrap();
+    let _server = lab.host.serve_files(80, HttpFiles::Directory(lab.dir.path().to_owned())).unwrap();
+    assert_eq!(lab.succeed(&format!("curl -sSf -g 'http://[{global}]/file'")), "over IPv6");
+    let counters = router.counters().unwrap();
+    assert!(counters.multicast + counters.unicast > 0 && counters.malformed == 0, "{counters:?}");
+    router.stop().unwrap();
+    router.counters().unwrap_err();
+}
+
+#[test]
+#[ignore = "needs root, /dev/net/tun and Debian's dhcpcd-base"]
+fn dhcpcd_takes_dns_servers_from_a_router() {
+    let lab = lab();
+    let hook = lab.hook("$reason", "", "");
+    let scope = RaScope {
+        prefixes: vec!["fd00:7::/64".parse().unwrap()],
+        dns: vec!["fd00:7::53".parse().unwrap(), "fd00:7::54".parse().unwrap()],
+        ..RaScope::default()
+    };
+    lab.host.serve_ra(scope).unwrap();
+    let _client = lab.spawn(&format!(
+        "mkdir -p /var/lib/dhcpcd; mount -t tmpfs tmpfs /var/lib/dhcpcd; mount -t tmpfs tmpfs /run\n\
+         exec dhcpcd -6 -1 -B -c {} eth0",
+        hook.display()
+    ));
+    lab.until("it has heard the router", || lab.path("ROUTERADVERT").exists());
+    assert_eq!(
+        variables(&lab.path("ROUTERADVERT"), &["nd1_rdnss1_servers", "nd1_prefix_information1_prefix"]),
+        ["nd1_rdnss1_servers=fd00:7::53 fd00:7::54", "nd1_prefix_information1_prefix=fd00:7::"]
     );
 }
 

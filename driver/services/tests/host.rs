@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use dhcproto::v4::{DhcpOption, Message, MessageType};
 use dhcproto::{Decodable, Decoder, Encodable};
 use pretty_assertions::assert_eq;
-use services::{Clients, DhcpScope, DhcpServer, Host, HostOptions, LeaseState, Reservation};
+use services::{Clients, DhcpScope, DhcpServer, Host, HostOptions, LeaseState, RaScope, Reservation};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::*;
 use switch::{Channel, Mac, PortConfig, PortMode, Switch, SwitchOptions, VlanId};
@@ -156,6 +156,45 @@ fn a_damaged_message_is_counted() {
     client.recv(LIMIT).unwrap().expect("an offer");
     let counters = dhcp.counters().unwrap();
     assert_eq!((counters.received, counters.malformed, counters.offers), (2, 1, 1));
+}
+
+#[test]
+fn it_advertises_itself_and_answers_at_its_ipv6_address() {
+    let lab = lab();
+    let mut client = lab.client("client", 7);
+    let scope = RaScope { prefixes: vec!["fd00:7::/64".parse().unwrap()], ..RaScope::default() };
+    let router = lab.host.serve_ra(scope).unwrap();
+    let received = client.recv(LIMIT).unwrap().expect("an advertisement that nobody has asked for");
+    let frame = EthernetFrame::new_checked(&received[..]).unwrap();
+    assert_eq!((Mac(frame.src_addr().0), frame.dst_addr().0), (lab.host.mac(), [0x33, 0x33, 0, 0, 0, 1]));
+    assert_eq!(router.counters().unwrap().multicast, 1);
+
+    // Neighbour solicitation for its address in the prefix.
+    let (from, target) = ("fd00:7::1".parse().unwrap(), router.addresses()[1]);
+    let request = Icmpv6Repr::Ndisc(NdiscRepr::NeighborSolicit {
+        target_addr: target,
+        lladdr: Some(EthernetAddress(MAC.0).into()),
+    });
+    let length = request.buffer_len();
+    let header = Ipv6Repr {
+        src_addr: from,
+        dst_addr: target,
+        next_header: IpProtocol::Icmpv6,
+        payload_len: length,
+        hop_limit: 255,
+    };
+    let mut bytes = vec![0; header.buffer_len() + length];
+    let mut packet = Ipv6Packet::new_unchecked(&mut bytes);
+    header.emit(&mut packet);
+    let mut message = Icmpv6Packet::new_unchecked(packet.payload_mut());
+    request.emit(&from, &target, &mut message, &ChecksumCapabilities::default());
+    client.send(&ethernet(EthernetProtocol::Ipv6, &bytes)).unwrap();
+    let received = client.recv(LIMIT).unwrap().expect("an answer");
+    let packet =
+        Ipv6Packet::new_checked(EthernetFrame::new_checked(&received[..]).unwrap().payload()).unwrap();
+    assert_eq!((packet.src_addr(), packet.dst_addr()), (target, from));
+    router.stop().unwrap();
+    assert!(router.counters().unwrap_err().to_string().contains("it advertises nothing"));
 }
 
 #[test]

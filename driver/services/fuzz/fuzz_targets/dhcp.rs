@@ -1,4 +1,5 @@
 //! Any messages, one after the other: no panic, replies that fit into a packet, and never more leases than addresses.
+//! The input is a row of messages, each preceded by the minutes before it (one byte) and its length (two, big endian).
 
 #![no_main]
 
@@ -8,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 use services::{DhcpEngine, DhcpScope, Reservation};
 use switch::Mac;
 
-fuzz_target!(|messages: Vec<(u8, Vec<u8>)>| {
+fuzz_target!(|input: &[u8]| {
     let scope = DhcpScope {
         reservations: vec![Reservation {
             mac: Mac([0x52, 0x54, 0, 1, 1, 1]),
@@ -22,7 +23,11 @@ fuzz_target!(|messages: Vec<(u8, Vec<u8>)>| {
     };
     let mut engine = DhcpEngine::new("192.168.1.254/24".parse().unwrap(), scope).unwrap();
     let mut now = Instant::now();
-    for (minutes, mut message) in messages {
+    let mut rest = input;
+    while let Some((&[minutes, high, low], behind)) = rest.split_first_chunk() {
+        let (message, behind) = behind.split_at(behind.len().min(u16::from_be_bytes([high, low]).into()));
+        let mut message = message.to_vec();
+        rest = behind;
         // The cookie is a wall that chance seldom climbs.
         if let Some(cookie) = message.get_mut(236..240) {
             cookie.copy_from_slice(&[99, 130, 83, 99]);
