@@ -328,7 +328,7 @@ fn a_scope_that_cannot_work_is_refused() {
 #[test]
 fn a_flood_of_clients_takes_no_more_than_the_range() {
     let mut bench = bench(DhcpScope { range: Some(ip(10)..=ip(200)), ..scope() });
-    for client in 0..20_000_u32 {
+    for client in 0..4_000_u32 {
         let [a, b, c, d] = client.to_be_bytes();
         let mut discover = message(Mac([2, 0, a, b, c, d]), MessageType::Discover);
         discover.opts_mut().insert(DhcpOption::Hostname("h".repeat(400)));
