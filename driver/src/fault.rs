@@ -152,7 +152,8 @@ impl Context {
 
 impl Lab {
     /// Keeps two groups from each other, in both directions; the carrier stays. `server-1` means all NICs of that
-    /// machine, `server-1/eth1` one of them. What is under way between them is lost.
+    /// machine, `server-1/eth1` one of them; an uplink has the name that it was given. What is under way between them is
+    /// lost.
     ///
     /// # Errors
     /// [`Error::NoSuchMachine`], [`Error::Spec`] when there is no such NIC, or [`Error::Switch`].
@@ -231,13 +232,23 @@ impl Lab {
         Ok(PartitionSpec::between(ports(left)?, ports(right)?))
     }
 
-    /// The ports of `machine`, or the one of `machine/nic`.
+    /// The ports of `machine`, or the one of `machine/nic`; where there is no such machine, those of an uplink or of a
+    /// service.
     fn ports_of(&self, name: &str) -> Result<Vec<PortId>, Error> {
-        match name.split_once('/') {
-            Some((machine, nic)) => Ok(vec![self.machine(machine)?.port(nic)?]),
-            None => {
-                let machine = self.machine(name)?;
-                machine.nics().iter().map(|nic| machine.port(nic)).collect()
+        let (machine, nic) = match name.split_once('/') {
+            Some((machine, nic)) => (machine, Some(nic)),
+            None => (name, None),
+        };
+        match (self.machine(machine), nic) {
+            (Ok(machine), Some(nic)) => Ok(vec![machine.port(nic)?]),
+            (Ok(machine), None) => machine.nics().iter().map(|nic| machine.port(nic)).collect(),
+            (Err(no_machine), _) => {
+                let is_meant = |port: &str| {
+                    port.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+                };
+                let ports = self.switch().ports()?.into_iter().filter(|port| is_meant(&port.name));
+                let ports: Vec<PortId> = ports.map(|port| port.id).collect();
+                if ports.is_empty() { Err(no_machine) } else { Ok(ports) }
             }
         }
     }

@@ -19,6 +19,7 @@ mod lab;
 mod machine;
 mod poll;
 mod supervisor;
+mod uplink;
 mod vsock_way;
 
 pub use death::{Cause, Died};
@@ -31,4 +32,10 @@ pub use machine::{
 };
 pub use poll::poll_until;
 pub use supervisor::{Event, Supervisor, Unsupervised};
+pub use uplink::Uplink;
 pub use vsock_way::{has_vhost_user_vsock, has_vsock};
+
+/// The examples of `docs/uplinks.md`, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/uplinks.md")]
+mod uplinks_doc {}

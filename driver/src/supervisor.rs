@@ -8,7 +8,8 @@ use serde_json::Value;
 /// Something that happened in a lab, for a log, a live display or a timeline.
 #[derive(Debug, Clone)]
 pub struct Event {
-    /// The kind, a stable lower-case word: `stage`, `command`, `fault`, `death`, `power`, `note`.
+    /// The kind, a stable lower-case word: `stage`, `command`, `fault`, `death`, `power`, `note`,
+    /// `uplink`.
     pub kind: &'static str,
     /// The machine that it happened to, if it was one.
     pub machine: Option<String>,

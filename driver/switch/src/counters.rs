@@ -53,6 +53,19 @@ pub enum DropReason {
     ModeChanged,
     /// More than [`crate::SwitchOptions::delay_bytes`] wait for their time at this port.
     DelayQueueFull,
+    /// It did not come from the peer of a VXLAN uplink.
+    NotFromPeer,
+    /// Its VXLAN header is cut short, or does not say that it has a VNI.
+    BadEncapsulation,
+    /// Its VXLAN header has another VNI than the uplink.
+    OtherNetwork,
+    /// The kernel has merged many frames into it (GRO, LRO, TSO), and no wire takes that. On the interface of an uplink
+    /// that must be off: `ethtool -K NAME gro off lro off`, and `tso off gso off` where the other end of a veth is.
+    Merged,
+    /// The interface of an uplink is down.
+    InterfaceDown,
+    /// The system knows no way to the peer of a VXLAN uplink, or does not let frames to it pass.
+    Unreachable,
 }
 
 impl fmt::Display for DropReason {
@@ -79,6 +92,12 @@ impl fmt::Display for DropReason {
             DropReason::RateQueueFull => "the queue of an impairment's rate is full",
             DropReason::ModeChanged => "the port was given another mode",
             DropReason::DelayQueueFull => "too much is delayed at this port",
+            DropReason::NotFromPeer => "it is not from the uplink's peer",
+            DropReason::BadEncapsulation => "it has no VXLAN header",
+            DropReason::OtherNetwork => "it is of another VXLAN network",
+            DropReason::Merged => "the kernel has merged many frames into it (GRO, LRO or TSO)",
+            DropReason::InterfaceDown => "the interface is down",
+            DropReason::Unreachable => "there is no way to the uplink's peer",
         })
     }
 }

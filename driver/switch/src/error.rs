@@ -159,6 +159,52 @@ pub enum Error {
         bundle: String,
     },
 
+    /// Not a VXLAN network identifier.
+    #[error("{vni} is not a VXLAN network identifier: these go from 0 to 16777215")]
+    VniOutOfRange {
+        /// What was given.
+        vni: u32,
+    },
+
+    /// An uplink cannot be had from the system.
+    #[error("switch {switch}, uplink {uplink}: cannot {operation}: {source}{hint}")]
+    Uplink {
+        /// The switch.
+        switch: String,
+        /// The uplink's name.
+        uplink: String,
+        /// What was tried.
+        operation: String,
+        /// Why it failed.
+        source: io::Error,
+        /// What to do about it, or nothing.
+        hint: String,
+    },
+
+    /// No such uplink, or it was removed already.
+    #[error("switch {switch}: {operation}: there is no uplink {uplink}; there are: {known}")]
+    UnknownUplink {
+        /// The switch.
+        switch: String,
+        /// What was asked for.
+        operation: &'static str,
+        /// The uplink's id.
+        uplink: String,
+        /// The uplinks that there are.
+        known: String,
+    },
+
+    /// A port that is an uplink's has no socket to connect to, and goes with its uplink.
+    #[error("switch {switch}: {operation}: port {port} is an uplink's; see to the uplink instead")]
+    OfUplink {
+        /// The switch.
+        switch: String,
+        /// What was asked for.
+        operation: &'static str,
+        /// The port's name.
+        port: String,
+    },
+
     /// No such capture, or it was stopped already.
     #[error("switch {switch}: there is no capture {id}; was it stopped before?")]
     UnknownCapture {

@@ -11,6 +11,7 @@ use crate::impair::{ImpairTarget, Impairment, ImpairmentId};
 use crate::lacp::LeaveReason;
 use crate::lldp::{ChassisId, PortIdentity};
 use crate::partition::{PartitionId, PartitionSpec};
+use crate::uplink::{UplinkId, UplinkKind, VdeClient, VdeRefusal};
 use crate::vlan::PortMode;
 
 /// Something that happened, other than a frame.
@@ -221,6 +222,42 @@ pub enum EventKind {
         id: ImpairmentId,
         /// What it was set on.
         target: ImpairTarget,
+    },
+    /// An uplink was added.
+    UplinkAdded {
+        /// Its id.
+        id: UplinkId,
+        /// Its name.
+        name: String,
+        /// What it leads to.
+        kind: UplinkKind,
+        /// Its mode.
+        mode: PortMode,
+    },
+    /// An uplink was removed.
+    UplinkRemoved {
+        /// Its id.
+        id: UplinkId,
+        /// Its name.
+        name: String,
+    },
+    /// A VDE switch has a new client, on a port of its own.
+    VdeJoined {
+        /// The uplink.
+        uplink: UplinkId,
+        /// The uplink's name.
+        name: String,
+        /// The client.
+        client: VdeClient,
+    },
+    /// A VDE switch turned a client away.
+    VdeRefused {
+        /// The uplink.
+        uplink: UplinkId,
+        /// The uplink's name.
+        name: String,
+        /// Why.
+        why: VdeRefusal,
     },
     /// A capture file can no longer be written. Forwarding goes on; the file is whole up to here.
     CaptureFailed {

@@ -14,7 +14,8 @@ use crate::vlan::{PortMode, VlanId};
 
 mod bundles;
 
-/// Names a port of one switch. Never used twice, not even after the port was removed.
+/// Names a port of one switch. Never used for another port, not even after the port was removed; only the numbered places
+/// of a VDE switch ([`crate::UplinkKind::Vde`]) keep theirs from client to client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PortId(pub(crate) u32);
@@ -56,6 +57,12 @@ struct Port {
     counters: PortCounters,
 }
 
+impl Port {
+    fn new(mode: PortMode) -> Port {
+        Port { mode, role: Role::Plain, admin: true, link: false, counters: PortCounters::default() }
+    }
+}
+
 /// The switching rules without any I/O: learning, VLANs, partitions, admin state, counters.
 ///
 /// Time is what the caller says it is: a [`Duration`] since any fixed point, which must not go backwards.
@@ -82,9 +89,20 @@ impl Forwarder {
 
     /// Adds a port: administratively up, and without a link until [`Forwarder::set_link`] says so.
     pub fn add_port(&mut self, mode: PortMode) -> PortId {
-        let counters = PortCounters::default();
-        self.ports.push(Some(Port { mode, role: Role::Plain, admin: true, link: false, counters }));
+        self.ports.push(Some(Port::new(mode)));
         PortId(self.ports.len() as u32 - 1)
+    }
+
+    /// Adds a port that takes the id of one that was removed: a place which somebody leaves and somebody else takes, so
+    /// that ids do not run out however often that happens. False if there is a port of that id, or never was one.
+    pub fn add_port_again(&mut self, id: PortId, mode: PortMode) -> bool {
+        match self.ports.get_mut(id.0 as usize) {
+            Some(place @ None) => {
+                *place = Some(Port::new(mode));
+                true
+            }
+            _ => false,
+        }
     }
 
     /// Removes a port and what was learnt on it. False if there is none.

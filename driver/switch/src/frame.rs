@@ -21,8 +21,8 @@ pub(crate) const TPID_8021Q: u16 = 0x8100;
 /// The EtherType of a service tag (802.1ad, "QinQ"), which is payload here.
 pub(crate) const TPID_8021AD: u16 = 0x88a8;
 
-const TAG: usize = 4;
-const ADDRESSES: usize = 12;
+pub(crate) const TAG: usize = 4;
+pub(crate) const ADDRESSES: usize = 12;
 
 /// The tag control information of an 802.1Q tag: priority (3 bits), drop eligible (1 bit), VLAN id (12 bits).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

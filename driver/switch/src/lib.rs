@@ -50,6 +50,8 @@
 //! for a bundle leaves by one member, the same for all of a conversation ([`HashPolicy`]).
 //!
 //! The switch can tell its peers where they are plugged in, and remember what they tell it ([`Switch::set_lldp`]).
+//!
+//! An uplink ([`Switch::add_uplink`]) joins the switch to VMs, switches, taps and NICs beyond this process's machines.
 
 mod balance;
 mod bundle;
@@ -75,6 +77,7 @@ mod stream;
 mod summary;
 mod switch;
 mod tap;
+mod uplink;
 mod vlan;
 
 pub use balance::HashPolicy;
@@ -99,6 +102,10 @@ pub use stream::{BadLength, PREFIX, StreamDecoder};
 pub use summary::{Arp, Icmp, Ip, NetSummary, Summary, Tcp, TcpFlags, Transport, Udp, WireTag};
 pub use switch::{PortConfig, Switch, SwitchOptions};
 pub use tap::{CaptureCounters, Crossed, FrameCapture, FrameStream};
+pub use uplink::{
+    UplinkConfig, UplinkId, UplinkKind, UplinkState, VXLAN_HEADER, VXLAN_PORT, VdeClient, VdeConfig,
+    VdeRefusal, VdeRequest, Vni,
+};
 pub use vlan::{PortMode, VlanId, VlanSet};
 
 /// The result of a call to the switch.

@@ -13,6 +13,7 @@ use crate::forwarder::PortId;
 use crate::impair::{ImpairTarget, Impairment, ImpairmentCounters, ImpairmentId};
 use crate::lldp::Neighbour;
 use crate::partition::{PartitionId, PartitionSpec};
+use crate::uplink::UplinkState;
 use crate::vlan::PortMode;
 
 /// What waits to be sent.
@@ -39,8 +40,8 @@ pub struct PortState {
     pub admin: bool,
     /// Whether a peer is connected.
     pub connected: bool,
-    /// The socket that it listens on.
-    pub socket: PathBuf,
+    /// The socket that it listens on; `None` for an uplink's.
+    pub socket: Option<PathBuf>,
     /// What waits for its peer.
     pub queue: FrameQueue,
     /// What impairments hold back from that queue.
@@ -109,6 +110,8 @@ pub struct SwitchState {
     pub impairments: Vec<ImpairmentState>,
     /// The seed of their decisions.
     pub seed: u64,
+    /// The uplinks, in the order in which they were added.
+    pub uplinks: Vec<UplinkState>,
     /// The captures to files.
     pub captures: Vec<CaptureReport>,
     /// The capture ring.

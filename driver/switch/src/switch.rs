@@ -28,6 +28,7 @@ use crate::vlan::PortMode;
 mod bundles;
 mod capture;
 mod lldp;
+mod uplinks;
 
 /// How long a call waits for the switch's thread. It answers within milliseconds unless the machine is overloaded.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);

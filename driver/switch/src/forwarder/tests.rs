@@ -455,3 +455,18 @@ fn the_isolation_property_notices_a_hub() {
         other => panic!("a hub went unnoticed: {other:?}"),
     }
 }
+
+#[test]
+fn a_place_that_is_taken_again_has_its_id_and_nothing_else_of_before() {
+    let mut forwarder = Forwarder::new(Duration::from_secs(300));
+    let mode = |vid| PortMode::Access { vlan: VlanId::new(vid).unwrap() };
+    let id = forwarder.add_port(mode(1));
+    assert!(!forwarder.add_port_again(id, mode(2)), "it is there");
+    assert!(!forwarder.add_port_again(PortId(7), mode(2)), "there never was one");
+    forwarder.set_admin(id, false);
+    forwarder.counters_mut(id).unwrap().rx.frames = 5;
+    assert!(forwarder.remove_port(id) && forwarder.add_port_again(id, mode(2)));
+    assert_eq!((forwarder.mode(id), forwarder.admin(id)), (Some(&mode(2)), Some(true)));
+    assert_eq!(forwarder.counters(id), Some(&PortCounters::default()));
+    assert_ne!(forwarder.add_port(mode(1)), id);
+}

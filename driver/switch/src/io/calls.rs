@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Worker;
-use super::port::IoPort;
+use super::port::{IoPort, Listener};
 use crate::capture::{Capture, CaptureId};
 use crate::counters::DropReason;
 use crate::error::Error;
@@ -33,7 +33,7 @@ impl Worker {
         let id = self.forwarder.add_port(mode.clone());
         let name: Arc<str> = name.into();
         let listening = path(id).and_then(|path| {
-            IoPort::listen(Arc::clone(&name), &path).map_err(|source| Error::Listen {
+            Listener::bind(&path).map_err(|source| Error::Listen {
                 switch: self.name.to_string(),
                 port: name.to_string(),
                 path,
@@ -41,8 +41,8 @@ impl Worker {
             })
         });
         match listening {
-            Ok(port) => {
-                self.ports.insert(id, port);
+            Ok(listener) => {
+                self.ports.insert(id, IoPort::new(Arc::clone(&name), Some(listener)));
                 self.names.push(Arc::clone(&name));
                 self.tell(EventKind::PortAdded { port: id, name: name.to_string(), mode });
                 Ok(id)
@@ -55,8 +55,16 @@ impl Worker {
     }
 
     pub(crate) fn remove_port(&mut self, id: PortId) -> Result<(), Error> {
-        let name = self.name_of("remove a port", id)?;
+        let operation = "remove a port";
+        let name = self.name_of(operation, id)?;
+        self.not_of_uplink(operation, id)?;
         self.catch_up();
+        self.drop_port(id, name);
+        Ok(())
+    }
+
+    /// Takes a port away, whoever it is of.
+    pub(super) fn drop_port(&mut self, id: PortId, name: String) {
         self.leave_bundle(id);
         self.discard_delayed(id, DropReason::PortRemoved);
         let queued = self.connection(id).map_or(0, |connection| connection.queue.state().frames);
@@ -68,7 +76,6 @@ impl Worker {
         self.ports.remove(&id);
         self.forwarder.remove_port(id);
         self.tell(EventKind::PortRemoved { port: id, name, counters });
-        Ok(())
     }
 
     pub(crate) fn set_mode(&mut self, id: PortId, mode: PortMode) -> Result<(), Error> {
@@ -100,7 +107,9 @@ impl Worker {
     }
 
     pub(crate) fn attach(&mut self, id: PortId, socket: UnixStream) -> Result<String, Error> {
-        let name = self.name_of("attach a channel", id)?;
+        let operation = "attach a channel";
+        let name = self.name_of(operation, id)?;
+        self.not_of_uplink(operation, id)?;
         self.connect(id, socket);
         Ok(name)
     }
@@ -136,7 +145,7 @@ impl Worker {
                 bundle: self.forwarder.bundle_of(*id),
                 admin: self.forwarder.admin(*id)?,
                 connected: port.connection.is_some(),
-                socket: port.path.clone(),
+                socket: port.listener.as_ref().map(|listener| listener.path.clone()),
                 queue: port.connection.as_ref().map(|peer| peer.queue.state()).unwrap_or_default(),
                 delayed: self.shaper.load(*id),
                 counters: self.forwarder.counters(*id)?.clone(),
@@ -160,6 +169,7 @@ impl Worker {
                 .collect(),
             impairments: self.shaper.state(),
             seed: self.shaper.seed(),
+            uplinks: self.uplinks.states(),
             captures: self.captures.values().map(Capture::report).collect(),
             ring: self.ring.state(),
         }
@@ -220,8 +230,12 @@ impl Worker {
     }
 
     pub(crate) fn socket_path(&self, id: PortId) -> Result<PathBuf, Error> {
-        let port = self.ports.get(&id).ok_or_else(|| self.unknown("find a port's socket", id))?;
-        Ok(port.path.clone())
+        let operation = "find a port's socket";
+        let port = self.ports.get(&id).ok_or_else(|| self.unknown(operation, id))?;
+        match &port.listener {
+            Some(listener) => Ok(listener.path.clone()),
+            None => Err(self.of_uplink(operation, id)),
+        }
     }
 
     pub(super) fn name_of(&self, operation: &'static str, id: PortId) -> Result<String, Error> {

@@ -7,14 +7,19 @@
 
 mod bundles;
 mod calls;
+mod device;
 mod impair;
+mod interface;
 mod lldp;
+mod packet;
 mod port;
 mod queue;
+mod uplinks;
+mod vde;
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read};
-use std::os::fd::AsFd;
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime};
@@ -25,8 +30,14 @@ use nix::sys::time::TimeSpec;
 use tokio::sync::broadcast;
 
 use self::bundles::Bundles;
+pub(crate) use self::interface::{Nic, TapDevice};
+pub(crate) use self::packet::Tunnel;
 use self::lldp::Lldp;
-use self::port::{Connection, IoPort};
+use self::packet::{PACKET_BUFFER, Received};
+use self::port::{Connection, IoPort, Wire};
+pub(crate) use self::uplinks::Opened;
+use self::uplinks::{UplinkSource, Uplinks};
+pub(crate) use self::vde::VdeServer;
 use crate::capture::{Capture, CaptureId};
 use crate::counters::DropReason;
 use crate::event::{CloseReason, Event, EventKind};
@@ -49,6 +60,9 @@ const EARLY_FLUSH: usize = 256 * 1024;
 
 /// How often in a row a port is read when all that its peer has sent so far is wanted: far more than sockets hold.
 const READS_TO_CATCH_UP: usize = 64;
+
+/// How many frames are read of an uplink before the others are looked at.
+const PACKETS: usize = 64;
 
 /// What a call does on the switch's thread.
 pub(crate) type Command = Box<dyn FnOnce(&mut Worker) + Send>;
@@ -90,13 +104,22 @@ pub(crate) struct Worker {
     copies: Vec<Egress>,
     shaper: Shaper,
     fates: Vec<Fate>,
+    uplinks: Uplinks,
+    packet: Box<[u8]>,
     stopping: bool,
 }
 
-/// What one port is ready for.
+/// What was polled.
+#[derive(Clone, Copy)]
+enum Source {
+    Listener(PortId),
+    Peer(PortId),
+    Uplink(UplinkSource),
+}
+
+/// What one source is ready for.
 struct Ready {
-    port: PortId,
-    accept: bool,
+    source: Source,
     read: bool,
     write: bool,
 }
@@ -129,6 +152,8 @@ impl Worker {
             copies: Vec::new(),
             shaper,
             fates: Vec::new(),
+            uplinks: Uplinks::default(),
+            packet: vec![0; PACKET_BUFFER].into(),
             stopping: false,
         }
     }
@@ -147,18 +172,22 @@ impl Worker {
                 }
                 self.stopping |= awake.is_ok_and(|bytes| bytes == 0);
             }
-            for ready in ready {
-                if ready.accept {
-                    self.accept(ready.port);
-                }
-                if ready.read {
-                    self.read(ready.port, 1);
-                    self.flush_above(EARLY_FLUSH);
-                }
-                if ready.write {
-                    self.flush(ready.port);
+            for Ready { source, read, write } in ready {
+                match source {
+                    Source::Listener(port) => self.accept(port),
+                    Source::Uplink(source) => self.serve_uplink(source),
+                    Source::Peer(port) => {
+                        if read {
+                            self.read(port, 1);
+                            self.flush_above(EARLY_FLUSH);
+                        }
+                        if write {
+                            self.flush(port);
+                        }
+                    }
                 }
             }
+            self.end_slow_handshakes();
             self.run_bundles();
             self.run_lldp();
             self.flush_above(0);
@@ -177,8 +206,8 @@ impl Worker {
     /// Waits until there is something to do, or until `until`.
     fn wait(&mut self, wake: &UnixStream, until: Duration) -> io::Result<(bool, Vec<Ready>)> {
         let now = self.clock.now();
-        let due = self.bundles.due.into_iter().chain(self.lldp_due());
-        let mut until = due.fold(until, Duration::min);
+        let dues = self.bundles.due.into_iter().chain(self.lldp_due()).chain(self.uplinks.due(now));
+        let mut until = dues.fold(until, Duration::min);
         let mut polled = Vec::with_capacity(1 + 2 * self.ports.len());
         let mut owners = Vec::with_capacity(2 * self.ports.len());
         polled.push(PollFd::new(wake.as_fd(), PollFlags::POLLIN));
@@ -187,16 +216,22 @@ impl Worker {
             match port.muted_until {
                 Some(muted) => until = until.min(muted),
                 None => {
-                    polled.push(PollFd::new(port.listener.as_fd(), PollFlags::POLLIN));
-                    owners.push((*id, true));
+                    if let Some(listener) = &port.listener {
+                        polled.push(PollFd::new(listener.socket.as_fd(), PollFlags::POLLIN));
+                        owners.push(Source::Listener(*id));
+                    }
                 }
             }
             if let Some(connection) = &port.connection {
                 let mut interest = PollFlags::POLLIN;
                 interest.set(PollFlags::POLLOUT, !connection.queue.is_empty());
-                polled.push(PollFd::new(connection.socket.as_fd(), interest));
-                owners.push((*id, false));
+                polled.push(PollFd::new(connection.fd(), interest));
+                owners.push(Source::Peer(*id));
             }
+        }
+        for (source, fd) in self.uplinks.sources(now) {
+            polled.push(PollFd::new(fd, PollFlags::POLLIN));
+            owners.push(Source::Uplink(source));
         }
         // In nanoseconds: whole milliseconds would be seen in what impairments delay.
         let timeout = TimeSpec::from(until.saturating_sub(now));
@@ -206,17 +241,12 @@ impl Worker {
             Err(errno) => return Err(errno.into()),
         }
         let happened = |fd: &PollFd<'_>| fd.revents().unwrap_or(PollFlags::empty());
-        let ready = owners.iter().zip(&polled[1..]).filter_map(|((port, listener), fd)| {
+        let ready = owners.iter().zip(&polled[1..]).filter_map(|(source, fd)| {
             let flags = happened(fd);
             let write = flags.contains(PollFlags::POLLOUT);
             // An error or a hang-up is found out by reading.
             let read = flags.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR);
-            (read || write).then_some(Ready {
-                port: *port,
-                accept: *listener && read,
-                read: !*listener && read,
-                write: !*listener && write,
-            })
+            (read || write).then_some(Ready { source: *source, read, write })
         });
         Ok((!happened(&polled[0]).is_empty(), ready.collect()))
     }
@@ -244,18 +274,23 @@ impl Worker {
         self.close(id, CloseReason::Replaced);
         let Some(port) = self.ports.get_mut(&id) else { return };
         let name = port.name.to_string();
-        match Connection::new(socket, self.queue_bytes) {
+        match Connection::stream(socket, self.queue_bytes) {
             Ok(connection) => {
                 port.connection = Some(connection);
-                self.forwarder.set_link(id, true);
-                if let Some(counters) = self.forwarder.counters_mut(id) {
-                    counters.connections += 1;
-                }
-                self.tell(EventKind::Connected { port: id, name });
-                self.link_changed(id);
+                self.connected(id, name);
             }
             Err(error) => self.tell(EventKind::AcceptFailed { port: id, name, error: error.to_string() }),
         }
+    }
+
+    /// The port has a connection now.
+    fn connected(&mut self, id: PortId, name: String) {
+        self.forwarder.set_link(id, true);
+        if let Some(counters) = self.forwarder.counters_mut(id) {
+            counters.connections += 1;
+        }
+        self.tell(EventKind::Connected { port: id, name });
+        self.link_changed(id);
     }
 
     /// Ends the port's connection, if it has one.
@@ -272,38 +307,81 @@ impl Worker {
                 CloseReason::PeerClosed { .. } | CloseReason::Failed { .. } => {}
             }
             let in_step = !matches!(why, CloseReason::BadLength { .. });
-            counters.half_frames += u64::from(in_step && connection.decoder.pending() > 0);
+            counters.half_frames += u64::from(in_step && connection.pending() > 0);
         }
         self.tell(EventKind::Disconnected { port: id, name, why });
         self.link_changed(id);
     }
 
-    /// Reads what the port's peer sent, at most `reads` times 64 KiB, and forwards it.
+    /// Reads what the port's peer sent, at most `reads` times 64 KiB or [`PACKETS`] frames, and forwards it.
     fn read(&mut self, id: PortId, reads: usize) {
         for _ in 0..reads {
-            let Some(connection) = self.connection(id) else { return };
-            match connection.socket.read(connection.decoder.space()) {
+            let Some(connection) = self.ports.get_mut(&id).and_then(|port| port.connection.as_mut()) else {
+                return;
+            };
+            let Wire::Stream { socket, decoder } = &mut connection.wire else {
+                if self.read_packets(id) {
+                    continue;
+                }
+                return;
+            };
+            match socket.read(decoder.space()) {
                 Ok(0) => {
-                    let half_frame_bytes = connection.decoder.pending();
+                    let half_frame_bytes = decoder.pending();
                     return self.close(id, CloseReason::PeerClosed { half_frame_bytes });
                 }
-                Ok(bytes) => connection.decoder.filled(bytes),
+                Ok(bytes) => decoder.filled(bytes),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return self.close(id, CloseReason::Failed { error: error.to_string() }),
             }
             let now = self.clock.now();
             loop {
-                match self.connection(id).map(|connection| connection.decoder.next_frame()) {
-                    Some(Ok(Some(frame))) => self.forward(id, &frame, now),
-                    Some(Ok(None)) => break,
-                    Some(Err(BadLength { length })) => {
-                        return self.close(id, CloseReason::BadLength { length });
-                    }
-                    None => return,
+                let Some(Wire::Stream { decoder, .. }) = self.connection(id).map(|peer| &mut peer.wire)
+                else {
+                    return;
+                };
+                match decoder.next_frame() {
+                    Ok(Some(frame)) => self.forward(id, &frame, now),
+                    Ok(None) => break,
+                    Err(BadLength { length }) => return self.close(id, CloseReason::BadLength { length }),
                 }
             }
         }
+    }
+
+    /// Reads and forwards frames of an uplink; false if there are no more.
+    fn read_packets(&mut self, id: PortId) -> bool {
+        let now = self.clock.now();
+        for _ in 0..PACKETS {
+            let port = self.ports.get_mut(&id);
+            let Some(Wire::Packets(io)) =
+                port.and_then(|port| port.connection.as_mut()).map(|peer| &mut peer.wire)
+            else {
+                return false;
+            };
+            match io.receive(&mut self.packet) {
+                Ok(Received::Frame(range)) => {
+                    let frame = Frame::new(&self.packet[range]);
+                    self.forward(id, &frame, now);
+                }
+                Ok(Received::Dropped { reason, bytes }) => {
+                    if let Some(counters) = self.forwarder.counters_mut(id) {
+                        counters.rx.frames += 1;
+                        counters.rx.bytes += bytes as u64;
+                        counters.rx.drop(reason);
+                    }
+                }
+                Ok(Received::Nothing) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+                Err(error) => {
+                    self.close(id, CloseReason::Failed { error: error.to_string() });
+                    return false;
+                }
+            }
+        }
+        true
     }
 
     /// One frame through the forwarder and into queues and captures.
@@ -386,11 +464,12 @@ impl Worker {
     /// Writes as much of the port's queue as its peer takes.
     fn flush(&mut self, id: PortId) {
         let Some(connection) = self.connection(id) else { return };
-        let (sent, result) = connection.queue.write_to(&connection.socket);
-        if let Some(counters) = self.forwarder.counters_mut(id) {
-            counters.tx.sent += sent.frames;
-            counters.tx.bytes += sent.bytes;
-        }
+        let (sent, result) = connection.flush();
+        self.count(id, |tx| {
+            tx.sent += sent.frames;
+            tx.bytes += sent.bytes;
+            sent.dropped.into_iter().for_each(|(reason, frames)| tx.drop(reason, frames));
+        });
         if let Err(error) = result {
             // A peer that is gone may have sent something before it went.
             self.read(id, READS_TO_CATCH_UP);
@@ -407,6 +486,7 @@ impl Worker {
             self.read(id, READS_TO_CATCH_UP);
             self.flush_above(EARLY_FLUSH);
         }
+        self.serve_uplinks();
         self.run_bundles();
         self.run_lldp();
         self.flush_above(0);

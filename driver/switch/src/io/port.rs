@@ -1,49 +1,82 @@
-//! A port's sockets: one that listens, and at most one connection.
+//! A port's sockets: one that listens, unless it is an uplink's, and at most one connection.
 
 use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::queue::EgressQueue;
+use super::packet::PacketIo;
+use super::queue::{EgressQueue, Sent};
 use crate::stream::StreamDecoder;
+
+/// How frames come from and go to a peer.
+pub(crate) enum Wire {
+    /// As QEMU's stream: each with its length before it.
+    Stream { socket: UnixStream, decoder: StreamDecoder },
+    /// One with each call.
+    Packets(Box<dyn PacketIo>),
+}
 
 /// A connected peer.
 pub(crate) struct Connection {
-    pub(crate) socket: UnixStream,
-    pub(crate) decoder: StreamDecoder,
+    pub(crate) wire: Wire,
     pub(crate) queue: EgressQueue,
 }
 
 impl Connection {
-    pub(crate) fn new(socket: UnixStream, queue_bytes: usize) -> io::Result<Connection> {
+    pub(crate) fn stream(socket: UnixStream, queue_bytes: usize) -> io::Result<Connection> {
         socket.set_nonblocking(true)?;
-        Ok(Connection { socket, decoder: StreamDecoder::new(), queue: EgressQueue::new(queue_bytes) })
+        let wire = Wire::Stream { socket, decoder: StreamDecoder::new() };
+        Ok(Connection { wire, queue: EgressQueue::new(queue_bytes) })
+    }
+
+    pub(crate) fn packets(io: Box<dyn PacketIo>, queue_bytes: usize) -> Connection {
+        Connection { wire: Wire::Packets(io), queue: EgressQueue::new(queue_bytes) }
+    }
+
+    /// What to poll.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        match &self.wire {
+            Wire::Stream { socket, .. } => socket.as_fd(),
+            Wire::Packets(io) => io.fd(),
+        }
+    }
+
+    /// Bytes that were read and are not yet a frame.
+    pub(crate) fn pending(&self) -> usize {
+        match &self.wire {
+            Wire::Stream { decoder, .. } => decoder.pending(),
+            Wire::Packets(_) => 0,
+        }
+    }
+
+    /// Writes as much of the queue as the peer takes.
+    pub(crate) fn flush(&mut self) -> (Sent, io::Result<()>) {
+        match &mut self.wire {
+            Wire::Stream { socket, .. } => self.queue.write_to(socket),
+            Wire::Packets(io) => self.queue.send_each(|frame| io.send(frame)),
+        }
     }
 }
 
-/// One port: its socket's file is removed when it is dropped.
-pub(crate) struct IoPort {
-    pub(crate) name: Arc<str>,
+/// A socket that listens; its file is removed when it is dropped.
+pub(crate) struct Listener {
     pub(crate) path: PathBuf,
-    pub(crate) listener: UnixListener,
-    pub(crate) connection: Option<Connection>,
-    /// Until when new connections are left waiting, because taking one failed.
-    pub(crate) muted_until: Option<Duration>,
+    pub(crate) socket: UnixListener,
 }
 
-impl IoPort {
-    pub(crate) fn listen(name: Arc<str>, path: &Path) -> io::Result<IoPort> {
-        let listener = UnixListener::bind(path)?;
-        let port = IoPort { name, path: path.to_owned(), listener, connection: None, muted_until: None };
-        port.listener.set_nonblocking(true)?;
-        Ok(port)
+impl Listener {
+    pub(crate) fn bind(path: &Path) -> io::Result<Listener> {
+        let listener = Listener { socket: UnixListener::bind(path)?, path: path.to_owned() };
+        listener.socket.set_nonblocking(true)?;
+        Ok(listener)
     }
 
     /// The next waiting connection, if there is one.
     pub(crate) fn accept(&self) -> io::Result<Option<UnixStream>> {
-        match self.listener.accept() {
+        match self.socket.accept() {
             Ok((socket, _)) => Ok(Some(socket)),
             Err(error) => match error.kind() {
                 ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::ConnectionAborted => Ok(None),
@@ -53,10 +86,31 @@ impl IoPort {
     }
 }
 
-impl Drop for IoPort {
+impl Drop for Listener {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::debug!(path = %self.path.display(), %error, "the port's socket was gone already");
+            tracing::debug!(path = %self.path.display(), %error, "the socket was gone already");
         }
+    }
+}
+
+/// One port.
+pub(crate) struct IoPort {
+    pub(crate) name: Arc<str>,
+    /// Where peers connect; an uplink brings its own.
+    pub(crate) listener: Option<Listener>,
+    pub(crate) connection: Option<Connection>,
+    /// Until when new connections are left waiting, because taking one failed.
+    pub(crate) muted_until: Option<Duration>,
+}
+
+impl IoPort {
+    pub(crate) fn new(name: Arc<str>, listener: Option<Listener>) -> IoPort {
+        IoPort { name, listener, connection: None, muted_until: None }
+    }
+
+    /// The next waiting connection, if there is one.
+    pub(crate) fn accept(&self) -> io::Result<Option<UnixStream>> {
+        self.listener.as_ref().map_or(Ok(None), Listener::accept)
     }
 }

@@ -1,8 +1,9 @@
 //! What waits for a port's peer: bounded, written many frames at a time.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, ErrorKind, IoSlice, Write};
 
+use crate::counters::DropReason;
 use crate::frame::Frame;
 use crate::state::FrameQueue;
 
@@ -19,6 +20,8 @@ pub(crate) struct Sent {
     pub(crate) frames: u64,
     /// Their bytes, without length prefixes.
     pub(crate) bytes: u64,
+    /// Frames that the peer can't have, by reason. Only [`EgressQueue::send_each`] has any.
+    pub(crate) dropped: BTreeMap<DropReason, u64>,
 }
 
 pub(crate) struct EgressQueue {
@@ -62,6 +65,31 @@ impl EgressQueue {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return (sent, Err(error)),
             }
+        }
+        (sent, Ok(()))
+    }
+
+    /// Sends one frame with each call, until the queue is empty or the peer takes no more; at most [`BATCH`] frames, so
+    /// that a long queue holds up nobody.
+    pub(crate) fn send_each(
+        &mut self,
+        mut send: impl FnMut(&[u8]) -> io::Result<Option<DropReason>>,
+    ) -> (Sent, io::Result<()>) {
+        let mut sent = Sent::default();
+        for _ in 0..BATCH {
+            let Some(frame) = self.frames.front() else { break };
+            match send(frame) {
+                Ok(None) => {
+                    sent.frames += 1;
+                    sent.bytes += frame.len() as u64;
+                }
+                Ok(Some(reason)) => *sent.dropped.entry(reason).or_default() += 1,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return (sent, Err(error)),
+            }
+            self.cost -= frame.wire().len() + OVERHEAD;
+            self.frames.pop_front();
         }
         (sent, Ok(()))
     }
@@ -132,6 +160,42 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn one_by_one_each_frame_is_sent_dropped_or_kept() {
+        let mut queue = EgressQueue::new(100_000);
+        for length in 14..64 + BATCH as u8 {
+            assert!(queue.push(Frame::new(&vec![length; usize::from(length)])));
+        }
+        let (mut taken, mut call) = (Vec::new(), 0);
+        let mut send = |frame: &[u8]| {
+            call += 1;
+            match call {
+                3 => Err(ErrorKind::Interrupted.into()),
+                5 => Ok(Some(DropReason::TooLong)),
+                8 => Err(ErrorKind::WouldBlock.into()),
+                _ => {
+                    taken.push(frame.len());
+                    Ok(None)
+                }
+            }
+        };
+        let (sent, result) = queue.send_each(&mut send);
+        assert!(result.is_ok());
+        let dropped = BTreeMap::from([(DropReason::TooLong, 1)]);
+        assert_eq!(sent, Sent { frames: 5, bytes: 14 + 15 + 16 + 18 + 19, dropped });
+        let (sent, _) = queue.send_each(&mut send);
+        assert_eq!(sent.frames, BATCH as u64, "no more at once, so that others get their turn");
+        while !queue.is_empty() {
+            queue.send_each(&mut send).1.unwrap();
+        }
+        assert_eq!((taken.len(), queue.cost()), (BATCH + 49, 0));
+        assert!(taken.is_sorted() && !taken.contains(&17), "in order, without the one that was dropped");
+        queue.push(Frame::new(&[0; 14]));
+        let (sent, result) = queue.send_each(|_| Err(ErrorKind::BrokenPipe.into()));
+        assert_eq!((sent, result.unwrap_err().kind()), (Sent::default(), ErrorKind::BrokenPipe));
+        assert!(!queue.is_empty(), "what was not sent is counted by whoever closes the connection");
     }
 
     proptest! {
