@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use etherparse::{NetSlice, SlicedPacket};
 use nix::sched::{CloneFlags, unshare};
+use nix::unistd::geteuid;
 use pretty_assertions::assert_eq;
 use switch::*;
 use tempfile::TempDir;
@@ -120,6 +121,15 @@ fn an_interface_that_can_not_be_had_is_told_with_its_remedy() {
         none.ends_with("`ip link` lists the interfaces that there are") || none.contains("CAP_NET_RAW"),
         "{none}"
     );
+    if !geteuid().is_root() {
+        let nic = told(UplinkConfig::nic("lan", access(1), "lo"));
+        assert!(
+            nic.contains("cannot open the interface lo") && nic.contains("this needs CAP_NET_RAW"),
+            "{nic}"
+        );
+        let tap = told(UplinkConfig::tap("lan", access(1), "rack0"));
+        assert!(tap.contains("/dev/net/tun: ") && tap.contains("; "), "{tap}");
+    }
     assert_eq!(lab.sw.uplinks().unwrap(), []);
 }
 

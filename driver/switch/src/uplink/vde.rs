@@ -144,8 +144,9 @@ pub(crate) fn answer(socket: &Path) -> Option<[u8; SOCKADDR_UN]> {
 /// How a VDE switch is to be.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VdeConfig {
-    /// Its directory, in which the socket `ctl` is. Made if it is not there, and removed with the uplink. By default it
-    /// is in the switch's own, named after the uplink.
+    /// Its directory, in which the socket `ctl` is. Made if it is not there, for this user alone, and removed with the
+    /// uplink; whoever may enter one that is there may connect. By default it is in the switch's own, named after the
+    /// uplink.
     pub dir: Option<PathBuf>,
     /// The ports that a client gets only by asking for their number, 1 to 255, and their modes. All others have the
     /// uplink's.
