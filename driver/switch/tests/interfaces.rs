@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use etherparse::{NetSlice, SlicedPacket};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::{SetSockOpt, sockopt};
 use nix::unistd::geteuid;
 use pretty_assertions::assert_eq;
 use switch::*;
@@ -185,6 +186,12 @@ fn a_nic_is_a_port_with_its_tags_and_checksums() {
         |sw: &Switch| sw.fdb().unwrap().into_iter().find(|entry| entry.mac == Mac([0x52, 0x54, 0, 0, 0, 2]));
     assert_eq!(at(&lab.sw).unwrap().port, lab.port("seen").id);
     assert!(lab.port("wire").counters.rx.dropped.is_empty(), "{:?}", lab.port("wire").counters.rx);
+    // Ten datagrams that the kernel leaves to the NIC to cut: no wire takes that, and it is said.
+    sockopt::UdpGsoSegment.set(&far, &100).unwrap();
+    far.send_to(&[1; 1000], "192.168.7.2:7000").unwrap();
+    lab.until("it is seen for what it is", || {
+        lab.port("wire").counters.rx.dropped.get(&DropReason::Merged) == Some(&1)
+    });
     lab.sw.remove_uplink(uplink).unwrap();
 
     // Tagged frames: a second switch sends them by the other end of the veth, and the kernel takes the tags off.
