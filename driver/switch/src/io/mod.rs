@@ -31,9 +31,9 @@ use tokio::sync::broadcast;
 
 use self::bundles::Bundles;
 pub(crate) use self::interface::{Nic, TapDevice};
-pub(crate) use self::packet::Tunnel;
 use self::lldp::Lldp;
-use self::packet::{PACKET_BUFFER, Received};
+use self::packet::PACKET_BUFFER;
+pub(crate) use self::packet::Tunnel;
 use self::port::{Connection, IoPort, Wire};
 pub(crate) use self::uplinks::Opened;
 use self::uplinks::{UplinkSource, Uplinks};
@@ -60,9 +60,6 @@ const EARLY_FLUSH: usize = 256 * 1024;
 
 /// How often in a row a port is read when all that its peer has sent so far is wanted: far more than sockets hold.
 const READS_TO_CATCH_UP: usize = 64;
-
-/// How many frames are read of an uplink before the others are looked at.
-const PACKETS: usize = 64;
 
 /// What a call does on the switch's thread.
 pub(crate) type Command = Box<dyn FnOnce(&mut Worker) + Send>;
@@ -313,7 +310,8 @@ impl Worker {
         self.link_changed(id);
     }
 
-    /// Reads what the port's peer sent, at most `reads` times 64 KiB or [`PACKETS`] frames, and forwards it.
+    /// Reads what the port's peer sent, at most `reads` times 64 KiB (of an uplink, a bounded number of frames), and
+    /// forwards it.
     fn read(&mut self, id: PortId, reads: usize) {
         for _ in 0..reads {
             let Some(connection) = self.ports.get_mut(&id).and_then(|port| port.connection.as_mut()) else {
@@ -348,40 +346,6 @@ impl Worker {
                 }
             }
         }
-    }
-
-    /// Reads and forwards frames of an uplink; false if there are no more.
-    fn read_packets(&mut self, id: PortId) -> bool {
-        let now = self.clock.now();
-        for _ in 0..PACKETS {
-            let port = self.ports.get_mut(&id);
-            let Some(Wire::Packets(io)) =
-                port.and_then(|port| port.connection.as_mut()).map(|peer| &mut peer.wire)
-            else {
-                return false;
-            };
-            match io.receive(&mut self.packet) {
-                Ok(Received::Frame(range)) => {
-                    let frame = Frame::new(&self.packet[range]);
-                    self.forward(id, &frame, now);
-                }
-                Ok(Received::Dropped { reason, bytes }) => {
-                    if let Some(counters) = self.forwarder.counters_mut(id) {
-                        counters.rx.frames += 1;
-                        counters.rx.bytes += bytes as u64;
-                        counters.rx.drop(reason);
-                    }
-                }
-                Ok(Received::Nothing) => {}
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
-                Err(error) => {
-                    self.close(id, CloseReason::Failed { error: error.to_string() });
-                    return false;
-                }
-            }
-        }
-        true
     }
 
     /// One frame through the forwarder and into queues and captures.

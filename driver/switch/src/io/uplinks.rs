@@ -1,19 +1,24 @@
 //! Uplinks on the switch's thread.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::packet::PacketIo;
-use super::port::{Connection, IoPort};
+use super::packet::{PacketIo, Received};
+use super::port::{Connection, IoPort, Wire};
 use super::vde::{Newcomer, Outcome, VdeServer, VdeSource};
 use super::{READS_TO_CATCH_UP, Worker};
 use crate::error::Error;
-use crate::event::EventKind;
+use crate::event::{CloseReason, EventKind};
 use crate::forwarder::PortId;
+use crate::frame::Frame;
 use crate::uplink::{UplinkConfig, UplinkId, UplinkKind, UplinkState, VdeRefusal};
 use crate::vlan::PortMode;
+
+/// How many frames are read of an uplink before the others are looked at.
+const PACKETS: usize = 64;
 
 /// What is polled of an uplink, other than its port.
 #[derive(Clone, Copy, Debug)]
@@ -160,6 +165,40 @@ impl Worker {
         self.read(id, READS_TO_CATCH_UP);
         let name = self.ports.get(&id).map(|port| port.name.to_string()).unwrap_or_default();
         self.drop_port(id, name);
+    }
+
+    /// Reads and forwards frames of an uplink; false if there are no more.
+    pub(super) fn read_packets(&mut self, id: PortId) -> bool {
+        let now = self.clock.now();
+        for _ in 0..PACKETS {
+            let port = self.ports.get_mut(&id);
+            let Some(Wire::Packets(io)) =
+                port.and_then(|port| port.connection.as_mut()).map(|peer| &mut peer.wire)
+            else {
+                return false;
+            };
+            match io.receive(&mut self.packet) {
+                Ok(Received::Frame(range)) => {
+                    let frame = Frame::new(&self.packet[range]);
+                    self.forward(id, &frame, now);
+                }
+                Ok(Received::Dropped { reason, bytes }) => {
+                    if let Some(counters) = self.forwarder.counters_mut(id) {
+                        counters.rx.frames += 1;
+                        counters.rx.bytes += bytes as u64;
+                        counters.rx.drop(reason);
+                    }
+                }
+                Ok(Received::Nothing) => {}
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+                Err(error) => {
+                    self.close(id, CloseReason::Failed { error: error.to_string() });
+                    return false;
+                }
+            }
+        }
+        true
     }
 
     /// One source is ready.
