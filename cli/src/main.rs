@@ -8,10 +8,12 @@
 
 mod attach;
 mod doctor;
+mod drawing;
 mod image;
 mod outcome;
 mod profile;
 mod runs;
+mod switch;
 
 use std::process::ExitCode;
 
@@ -37,6 +39,8 @@ enum Area {
     Doctor,
     /// Running labs and their machines
     Ps,
+    /// The switch of a running lab: ports, bundles, addresses, faults, leases
+    Switch(switch::Command),
     /// A shell in a machine of a running lab
     Shell(attach::Shell),
     /// The serial console of a machine of a running lab
@@ -55,6 +59,7 @@ fn dispatch(area: Area) -> anyhow::Result<()> {
         Area::Image(command) => image::run(command),
         Area::Doctor => doctor::run(),
         Area::Ps => runs::ps(),
+        Area::Switch(command) => switch::run(&command),
         Area::Shell(command) => attach::shell(command),
         Area::Console(target) => attach::console(&target),
         Area::Qmp(target) => attach::qmp(&target),

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use clap::{Subcommand, ValueEnum};
 use profiles::{Profile, render};
 
+use crate::drawing;
 use crate::outcome::BadInput;
 
 /// What to do with network profiles.
@@ -22,6 +23,14 @@ pub(crate) enum Command {
         /// Print the TOML text instead, to begin a profile of your own from.
         #[arg(long)]
         source: bool,
+    },
+    /// Draws machines, cables and VLANs as SVG.
+    Draw {
+        /// A built-in profile's name, or the path of a TOML file.
+        profile: String,
+        /// The file to write; `-` is stdout.
+        #[arg(long, short, value_name = "FILE", default_value = "-")]
+        output: PathBuf,
     },
     /// Renders what machines and switch are configured with.
     Render {
@@ -59,6 +68,10 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
         Command::List => list(&mut out),
         Command::Show { profile, source: true } => Ok(out.write_all(source(&profile)?.as_bytes())?),
         Command::Show { profile, source: false } => show(&mut out, &load(&profile)?),
+        Command::Draw { profile, output } => {
+            drop(out);
+            drawing::write(&drawing::of_profile(&load(&profile)?), &output)
+        }
         Command::Render { profile, machine, what, out: dir } => {
             let files = files(&load(&profile)?, machine.as_deref(), &what)?;
             match dir {

@@ -65,6 +65,54 @@ impl Target {
     }
 }
 
+/// A running lab.
+#[derive(Debug, Args)]
+pub(crate) struct LabTarget {
+    /// The run, as `rackless ps` names it; needed when several labs are running
+    #[arg(long)]
+    run: Option<String>,
+}
+
+impl LabTarget {
+    /// Finds the one running lab, or the one of the run that was named.
+    pub(crate) fn find(&self) -> anyhow::Result<RunInfo> {
+        choose(process::runs()?, self.run.as_deref())
+    }
+}
+
+fn choose(runs: Vec<RunInfo>, wanted: Option<&str>) -> anyhow::Result<RunInfo> {
+    if let Some(wanted) = wanted {
+        return match runs.iter().find(|run| run.run == wanted) {
+            Some(run) if run.state == RunState::Alive => Ok(run.clone()),
+            Some(_) => Err(BadInput::new(anyhow::anyhow!(
+                "the run {wanted} was killed and its lab ended with it; `rackless gc` clears what it left"
+            ))
+            .into()),
+            None => Err(BadInput::new(anyhow::anyhow!("no run {wanted:?}; {}", names(&runs))).into()),
+        };
+    }
+    let mut alive: Vec<RunInfo> = runs.into_iter().filter(|run| run.state == RunState::Alive).collect();
+    match alive.len() {
+        0 => bail!("no lab is running; `--keep-vms` keeps the machines of a test that failed"),
+        1 => alive.pop().context("one was counted"),
+        _ => Err(BadInput::new(anyhow::anyhow!(
+            "several labs are running: choose with --run; {}",
+            names(&alive)
+        ))
+        .into()),
+    }
+}
+
+/// The runs that live, for a message.
+fn names(runs: &[RunInfo]) -> String {
+    let alive: Vec<&str> =
+        runs.iter().filter(|run| run.state == RunState::Alive).map(|run| run.run.as_str()).collect();
+    match alive.as_slice() {
+        [] => "no lab is running".to_owned(),
+        _ => format!("there are {}", alive.join(", ")),
+    }
+}
+
 fn alive() -> anyhow::Result<Vec<RunInfo>> {
     Ok(process::runs()?.into_iter().filter(|run| run.state == RunState::Alive).collect())
 }
@@ -75,7 +123,7 @@ fn machines(run: &RunInfo) -> anyhow::Result<Vec<MachineState>> {
         Ok(connection) => match connection.answer {
             Answer::Machines { machines } => Ok(machines),
             Answer::Error { message } => bail!("{}: {message}", run.run),
-            Answer::Ok => bail!("{}: not an answer to what was asked", run.run),
+            Answer::Ok | Answer::Switch { .. } => bail!("{}: not an answer to what was asked", run.run),
         },
         Err(_) => Ok(Vec::new()),
     }
@@ -135,4 +183,40 @@ pub(crate) fn logs(command: &Logs) -> anyhow::Result<()> {
     let mut file = fs_err::File::open(&path).map_err(BadInput::new)?;
     std::io::copy(&mut file, &mut std::io::stdout())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(name: &str, state: RunState) -> RunInfo {
+        RunInfo { run: name.to_owned(), path: name.into(), state, owner: None, children: Vec::new() }
+    }
+
+    fn refusal(runs: &[RunInfo], wanted: Option<&str>) -> (bool, String) {
+        let error = choose(runs.to_vec(), wanted).expect_err("a refusal");
+        (error.is::<BadInput>(), error.to_string())
+    }
+
+    #[test]
+    fn the_one_lab_that_lives_is_meant_and_of_several_the_one_that_is_named() {
+        let (a, b, dead) =
+            (run("a", RunState::Alive), run("b", RunState::Alive), run("dead", RunState::Stale));
+        assert_eq!(choose(vec![dead.clone(), b.clone()], None).unwrap(), b);
+        let all = [a.clone(), b, dead];
+        assert_eq!(choose(all.to_vec(), Some("a")).unwrap(), a);
+        let told = "several labs are running: choose with --run; there are a, b";
+        assert_eq!(refusal(&all, None), (true, told.to_owned()));
+        assert_eq!(refusal(&all, Some("c")), (true, r#"no run "c"; there are a, b"#.to_owned()));
+    }
+
+    #[test]
+    fn a_lab_that_is_not_there_is_told_apart_from_one_that_was_killed() {
+        let dead = [run("dead", RunState::Stale)];
+        let none = "no lab is running; `--keep-vms` keeps the machines of a test that failed";
+        assert_eq!(refusal(&dead, None), (false, none.to_owned()));
+        assert_eq!(refusal(&[], Some("c")), (true, r#"no run "c"; no lab is running"#.to_owned()));
+        let killed = "the run dead was killed and its lab ended with it; `rackless gc` clears what it left";
+        assert_eq!(refusal(&dead, Some("dead")), (true, killed.to_owned()));
+    }
 }

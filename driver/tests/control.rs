@@ -12,7 +12,7 @@ use driver::qemu::{Accel, Qemu, Version};
 use driver::spec::LabSpec;
 use driver::{Error, Kind, Lab, LabOptions, Unsupervised, poll_until};
 use process::RunDir;
-use switch::{FrameFilter, PortConfig, PortMode, VlanId};
+use switch::{FrameFilter, ImpairTarget, Impairment, PartitionSpec, PortConfig, PortMode, VlanId};
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// The longest request in bytes.
@@ -130,5 +130,49 @@ async fn what_is_no_request_gets_an_error_and_the_next_client_is_served() {
         assert!(told.starts_with("not a request: "), "{told}");
     }
     assert_eq!(ask(run, Request::Machines).await, Answer::Machines { machines: Vec::new() });
+    lab.teardown().await.expect("a clean end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_switch_is_told_with_all_that_it_has_learnt() {
+    let artifacts = tempfile::tempdir().expect("a folder");
+    let lab = empty_lab(artifacts.path()).await;
+    let run = lab.run_dir().to_owned();
+    let sw = lab.switch();
+    let port = |name: &str| {
+        let vlan = VlanId::new(100).expect("a VLAN id");
+        sw.add_port(PortConfig::new(name, PortMode::Access { vlan })).expect("a port")
+    };
+    let (a, b) = (port("a/eth1"), port("b/eth1"));
+    let (mut from, _to) =
+        (sw.attach_channel(a).expect("a channel"), sw.attach_channel(b).expect("a channel"));
+    // Enough for an answer that is longer than any request may be.
+    for n in 0..1000_u16 {
+        let [high, low] = n.to_be_bytes();
+        let mut frame = [0xff; 64];
+        frame[6..12].copy_from_slice(&[0x52, 0x54, 0, 1, high, low]);
+        from.send(&frame).expect("a frame");
+    }
+    sw.partition(PartitionSpec::between([a], [b]).one_way()).expect("a partition");
+    sw.impair(ImpairTarget::Port(b), Impairment::new().delay(Duration::from_millis(5)))
+        .expect("an impairment");
+    sw.describe_service(a, "dhcp", || Some(serde_json::json!({ "leases": [] })));
+
+    let Answer::Switch { network } = ask(run.clone(), Request::Switch).await else {
+        panic!("not the answer to what was asked");
+    };
+    let expected = sw.state().expect("the state");
+    assert!(serde_json::to_vec(&expected).expect("JSON").len() > MAX_LINE, "the answer is short");
+    assert_eq!((network.lab.as_str(), network.machines.len()), ("empty", 0));
+    assert_eq!(network.switch.ports, expected.ports);
+    assert_eq!(network.switch.ports[0].counters.rx.frames, 1000);
+    assert_eq!(network.switch.fdb.len(), 1000);
+    assert_eq!(network.switch.partitions, expected.partitions);
+    assert_eq!(network.switch.impairments, expected.impairments);
+    assert_eq!(network.switch.services, expected.services);
+
+    sw.stop().expect("a clean end");
+    let told = message(ask(run, Request::Switch).await);
+    assert!(told.contains("stopped"), "{told}");
     lab.teardown().await.expect("a clean end");
 }

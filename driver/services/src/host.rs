@@ -141,7 +141,10 @@ impl Host {
     /// Those of [`DhcpEngine::new`]; [`Error::NotRunning`].
     pub fn serve_dhcp(&self, scope: DhcpScope) -> Result<DhcpServer, Error> {
         self.shared.set_dhcp(DhcpEngine::new(self.options.address, scope)?)?;
-        Ok(DhcpServer { shared: self.shared.clone() })
+        let server = DhcpServer { shared: self.shared.clone() };
+        let described = server.clone();
+        self.switch.describe_service(self.port, "dhcp", move || described.report().ok());
+        Ok(server)
     }
 
     /// Serves DNS from now on, in place of what it served of it before. The zone becomes the authority for the addresses

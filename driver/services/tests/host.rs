@@ -142,6 +142,15 @@ fn an_offer_crosses_the_switch_and_may_be_late() {
     assert_eq!(offer.opts().msg_type(), Some(MessageType::Offer));
     assert_eq!(offer.yiaddr(), Ipv4Addr::new(192, 168, 7, 1));
     assert_eq!(dhcp.lease(MAC).unwrap().unwrap().state, LeaseState::Offered);
+    // The switch tells it to whoever asks for its state.
+    let services = lab.sw.state().unwrap().services;
+    let [told] = services.as_slice() else { panic!("one service, not {services:?}") };
+    assert_eq!((told.port, told.service.as_str()), (lab.host.port(), "dhcp"));
+    assert_eq!(told.state["counters"]["offers"], 1);
+    let lease = &told.state["leases"][0];
+    assert_eq!((&lease["mac"], &lease["address"]), (&"52:54:00:01:01:01".into(), &"192.168.7.1".into()));
+    assert_eq!(lease["state"], "offered");
+    assert!(lease["expires_in_s"].as_u64().is_some_and(|seconds| seconds < 60), "{lease}");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The way into a running lab from another process: what `rackless shell`, `console` and `ps` talk to.
+//! The way into a running lab from another process: what `rackless shell`, `console`, `ps` and
+//! `switch` talk to.
 //!
 //! A unix socket `control` in the run's directory. The client sends one line of JSON, a [`Request`]; the server
 //! answers one line, an [`Answer`]; after that the connection carries raw bytes both ways, until either side closes.
@@ -6,17 +7,22 @@
 //! The socket lies in a directory that only the owner can enter.
 
 mod client;
+mod network;
 mod piece;
 mod server;
 
 use serde::{Deserialize, Serialize};
 
 pub use client::{Connection, connect};
+pub use network::{LabNetwork, MachineNetwork, NicState};
 pub use piece::Piece;
 pub(crate) use server::Server;
 
-/// The longest request or answer in bytes.
-pub(crate) const MAX_LINE: u64 = 64 * 1024;
+/// The longest request in bytes.
+pub(crate) const MAX_REQUEST: u64 = 64 * 1024;
+
+/// The longest answer in bytes: a switch that has learnt all the addresses it can is about 2 MiB.
+pub(crate) const MAX_ANSWER: u64 = 16 * 1024 * 1024;
 
 /// What a client asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +30,8 @@ pub(crate) const MAX_LINE: u64 = 64 * 1024;
 pub enum Request {
     /// The machines and their state. No bytes follow the answer.
     Machines,
+    /// The switch: its ports, bundles, learnt addresses, faults. No bytes follow the answer.
+    Switch,
     /// A shell, or one command, on a terminal in the guest. [`Piece`]s come back.
     Shell {
         /// The machine.
@@ -43,7 +51,7 @@ pub enum Request {
 }
 
 /// What a client gets first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "answer")]
 pub enum Answer {
     /// The request is served; raw bytes follow.
@@ -52,6 +60,11 @@ pub enum Answer {
     Machines {
         /// One for each.
         machines: Vec<MachineState>,
+    },
+    /// The switch of the lab.
+    Switch {
+        /// It, and what is plugged into it.
+        network: Box<LabNetwork>,
     },
     /// It can't be served.
     Error {
@@ -92,6 +105,7 @@ mod tests {
     #[test]
     fn requests_on_the_wire() {
         pinned(&Request::Machines, r#"{"request":"machines"}"#);
+        pinned(&Request::Switch, r#"{"request":"switch"}"#);
         pinned(
             &Request::Console { machine: "server-1".into() },
             r#"{"request":"console","machine":"server-1"}"#,

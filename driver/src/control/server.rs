@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncSeekExt as _, Asyn
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
 
-use super::{Answer, MAX_LINE, MachineState, Piece, Request};
+use super::{Answer, LabNetwork, MAX_REQUEST, MachineState, Piece, Request};
 use crate::Error;
 use crate::guest::{Chunk, Exec};
 use crate::lab::Lab;
@@ -48,11 +48,16 @@ impl Drop for Server {
 async fn serve(lab: &Lab, stream: UnixStream) -> io::Result<()> {
     let mut stream = BufReader::new(stream);
     let mut line = String::new();
-    (&mut stream).take(MAX_LINE).read_line(&mut line).await?;
+    (&mut stream).take(MAX_REQUEST).read_line(&mut line).await?;
     let request = serde_json::from_str(&line).map_err(io::Error::other);
     let machine = |name: &str| lab.machine(name).map_err(|e| e.to_string());
     match request {
         Ok(Request::Machines) => answer(&mut stream, &Answer::Machines { machines: states(lab) }).await,
+        Ok(Request::Switch) => {
+            let network = LabNetwork::of(lab).map(|network| Answer::Switch { network: Box::new(network) });
+            let failed = |error: Error| Answer::Error { message: error.to_string() };
+            answer(&mut stream, &network.unwrap_or_else(failed)).await
+        }
         Ok(Request::Shell { machine: name, argv, columns, rows }) => match machine(&name) {
             Ok(machine) => shell(machine, stream, argv, (columns, rows)).await,
             Err(message) => answer(&mut stream, &Answer::Error { message }).await,

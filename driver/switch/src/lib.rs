@@ -97,7 +97,9 @@ pub use lldp::{LldpConfig, Lldpdu, Neighbour};
 pub use mac::Mac;
 pub use partition::{PartitionId, PartitionSpec};
 pub use ring::{CapturedFrame, Direction};
-pub use state::{FrameQueue, ImpairmentState, PartitionState, PortState, RingState, SwitchState};
+pub use state::{
+    FrameQueue, ImpairmentState, PartitionState, PortState, RingState, ServiceState, SwitchState,
+};
 pub use stream::{BadLength, PREFIX, StreamDecoder};
 pub use summary::{Arp, Icmp, Ip, NetSummary, Summary, Tcp, TcpFlags, Transport, Udp, WireTag};
 pub use switch::{PortConfig, Switch, SwitchOptions};

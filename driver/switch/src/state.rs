@@ -76,6 +76,17 @@ pub struct ImpairmentState {
     pub counters: ImpairmentCounters,
 }
 
+/// What a service on a port says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceState {
+    /// The port.
+    pub port: PortId,
+    /// Which service: `dhcp`.
+    pub service: String,
+    /// What it says, in a form of its own.
+    pub state: serde_json::Value,
+}
+
 /// The capture ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RingState {
@@ -112,6 +123,8 @@ pub struct SwitchState {
     pub seed: u64,
     /// The uplinks, in the order in which they were added.
     pub uplinks: Vec<UplinkState>,
+    /// The services on its ports that say something of themselves, by port ([`crate::Switch::describe_service`]).
+    pub services: Vec<ServiceState>,
     /// The captures to files.
     pub captures: Vec<CaptureReport>,
     /// The capture ring.

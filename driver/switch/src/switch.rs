@@ -28,6 +28,7 @@ use crate::vlan::PortMode;
 mod bundles;
 mod capture;
 mod lldp;
+mod services;
 mod uplinks;
 
 /// How long a call waits for the switch's thread. It answers within milliseconds unless the machine is overloaded.
@@ -109,6 +110,7 @@ struct Inner {
     events: broadcast::Sender<Event>,
     /// What killed the thread, if something did.
     death: Arc<OnceLock<String>>,
+    services: services::Services,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -161,7 +163,17 @@ impl Switch {
         let thread = thread::Builder::new().name(format!("switch {name}")).spawn(run).map_err(failed)?;
         let thread = Mutex::new(Some(thread));
         Ok(Switch {
-            inner: Arc::new(Inner { name: shared, dir, clock, commands, wake, events, death, thread }),
+            inner: Arc::new(Inner {
+                name: shared,
+                dir,
+                clock,
+                commands,
+                wake,
+                events,
+                death,
+                services: services::Services::default(),
+                thread,
+            }),
         })
     }
 
@@ -199,6 +211,7 @@ impl Switch {
     /// # Errors
     /// [`Error::UnknownPort`].
     pub fn remove_port(&self, port: PortId) -> Result<(), Error> {
+        self.inner.services.forget(port);
         self.call("remove a port", move |worker| worker.remove_port(port))?
     }
 
@@ -302,7 +315,8 @@ impl Switch {
     /// # Errors
     /// Only those of every call: see [`Switch::ports`].
     pub fn state(&self) -> Result<SwitchState, Error> {
-        self.call("read the state", Worker::state)
+        let state = self.call("read the state", Worker::state)?;
+        Ok(SwitchState { services: self.inner.services.states(), ..state })
     }
 
     /// Writes the whole state to a file, as JSON.

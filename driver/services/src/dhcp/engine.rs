@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use dhcproto::v4::{DhcpOption, HType, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Decoder};
 use ipnet::Ipv4Net;
+use serde::Serialize;
 use switch::Mac;
 
 use super::lease::{Held, Lease, LeaseState, Leases};
@@ -56,7 +57,7 @@ pub enum DhcpFault {
 }
 
 /// What the server got and gave.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DhcpCounters {
     /// Messages that came, whatever became of them.
     pub received: u64,

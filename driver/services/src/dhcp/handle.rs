@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
 use switch::Mac;
 
 use super::engine::{Clients, DhcpCounters, DhcpEngine, DhcpFault};
@@ -81,6 +82,18 @@ impl DhcpServer {
         self.with("read the counters", |engine| engine.counters())
     }
 
+    /// What is said of it in the switch's state: the leases, how long each is still good, and the counters.
+    pub(crate) fn report(&self) -> Result<serde_json::Value, Error> {
+        self.with("report", |engine| {
+            let now = Instant::now();
+            let leases = engine.leases(now).into_iter().map(|lease| LeaseReport {
+                expires_in_s: lease.expires.saturating_duration_since(now).as_secs(),
+                lease,
+            });
+            serde_json::json!({ "leases": leases.collect::<Vec<_>>(), "counters": engine.counters() })
+        })
+    }
+
     fn inject(&self, clients: Clients, fault: DhcpFault) -> Result<FaultGuard, Error> {
         let id = self.with("make a fault", |engine| engine.inject(clients, fault))?;
         tracing::info!(host = self.shared.name(), ?clients, ?fault, "DHCP fault");
@@ -90,6 +103,14 @@ impl DhcpServer {
     fn with<T>(&self, operation: &'static str, call: impl FnOnce(&mut DhcpEngine) -> T) -> Result<T, Error> {
         self.shared.with_dhcp(operation, call)
     }
+}
+
+/// A lease with the time that it has left: its end has no meaning in another process.
+#[derive(Serialize)]
+struct LeaseReport {
+    #[serde(flatten)]
+    lease: Lease,
+    expires_in_s: u64,
 }
 
 /// A fault of a DHCP server, healed when this is dropped.

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
+use serde::Serialize;
 use switch::Mac;
 
 /// What a client has been given, as the server sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Lease {
     /// The client.
     pub mac: Mac,
@@ -19,11 +20,13 @@ pub struct Lease {
     pub state: LeaseState,
     /// When the lease ends or ended; for an offer, until when the address is kept for the client; for a refused address,
     /// until when nobody gets it.
+    #[serde(skip)]
     pub expires: Instant,
 }
 
 /// How far a lease got.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LeaseState {
     /// Offered; the client has not asked for it yet.
     Offered,

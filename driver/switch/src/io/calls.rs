@@ -170,6 +170,7 @@ impl Worker {
             impairments: self.shaper.state(),
             seed: self.shaper.seed(),
             uplinks: self.uplinks.states(),
+            services: Vec::new(),
             captures: self.captures.values().map(Capture::report).collect(),
             ring: self.ring.state(),
         }

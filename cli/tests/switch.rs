@@ -1,0 +1,212 @@
+//! `rackless switch` as a user meets it, of a lab without machines. No QEMU runs.
+
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use driver::qemu::{Accel, Qemu, Version};
+use driver::spec::LabSpec;
+use driver::{Lab, LabOptions, Unsupervised};
+use pretty_assertions::assert_eq;
+use process::RunDir;
+use services::{DhcpScope, Host, HostOptions};
+use switch::{
+    BundleConfig, Channel, ImpairTarget, Impairment, LacpMode, PartitionSpec, PortConfig, PortId, PortMode,
+    Switch, VlanId,
+};
+use tempfile::TempDir;
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// A lab in this process, on a runtime of its own; `rackless` finds it as it finds any other.
+struct Running {
+    runtime: tokio::runtime::Runtime,
+    artifacts: TempDir,
+    lab: Lab,
+    run: String,
+}
+
+impl Running {
+    fn start() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let run = format!("switch-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let artifacts = tempfile::tempdir().unwrap();
+        let options = LabOptions {
+            qemu: Qemu {
+                program: "/nonexistent/qemu".into(),
+                version: Version { major: 7, minor: 2, micro: 0 },
+            },
+            accel: Accel::Tcg,
+            run: RunDir::create(&run).unwrap(),
+            artifacts: artifacts.path().to_owned(),
+            supervisor: Unsupervised::until(LIMIT),
+            seed: 7,
+        };
+        let spec = LabSpec { name: "rack".into(), machines: Vec::new() };
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let lab = runtime.block_on(Lab::create(spec, options)).unwrap();
+        Self { runtime, artifacts, lab, run }
+    }
+
+    fn switch(&self) -> &Switch {
+        self.lab.switch()
+    }
+
+    fn port(&self, name: &str) -> (PortId, Channel) {
+        let mode = PortMode::Access { vlan: vlan() };
+        let port = self.switch().add_port(PortConfig::new(name, mode)).unwrap();
+        (port, self.switch().attach_channel(port).unwrap())
+    }
+
+    fn end(self) {
+        self.runtime.block_on(self.lab.teardown()).unwrap();
+        drop(self.lab);
+        drop(self.artifacts);
+    }
+}
+
+fn vlan() -> VlanId {
+    VlanId::new(100).unwrap()
+}
+
+#[expect(clippy::disallowed_methods, reason = "a command that ends at once and starts nothing")]
+fn rackless(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_rackless")).arg("switch").args(args).output().unwrap()
+}
+
+fn succeeds(args: &[&str]) -> String {
+    let output = rackless(args);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{args:?} failed: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn fails(args: &[&str]) -> (Option<i32>, String) {
+    let output = rackless(args);
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "", "{args:?}");
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+/// The lines of a text as words, so that widths of columns don't matter.
+fn words(text: &str) -> Vec<String> {
+    text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+}
+
+#[test]
+fn what_the_switch_does_is_shown_and_the_same_is_in_the_json() {
+    let running = Running::start();
+    let sw = running.switch();
+    let (a, mut from) = running.port("server-1/eth1");
+    let (b, mut to) = running.port("agent-1/eth1");
+    let (c, _joined) = running.port("agent-2/eth1");
+    let bundle = BundleConfig::new("agent-2/bond0", PortMode::Access { vlan: vlan() }, [c]);
+    sw.add_bundle(bundle.lacp(LacpMode::Static)).unwrap();
+    sw.set_admin(c, false).unwrap();
+    let host =
+        Host::start(sw, HostOptions::new("dhcp/lan", vlan(), "192.168.1.254/24".parse().unwrap())).unwrap();
+    host.serve_dhcp(DhcpScope::default()).unwrap();
+
+    let mut frame = vec![0xff; 64];
+    frame[6..14].copy_from_slice(&[0x52, 0x54, 0, 0, 0, 1, 0x88, 0xb5]);
+    from.send(&frame).unwrap();
+    to.recv(LIMIT).unwrap().unwrap();
+    frame[12..16].copy_from_slice(&[0x81, 0, 0, 5]);
+    from.send(&frame).unwrap();
+    sw.partition(PartitionSpec::between([a], [b]).one_way().on_vlans(vlan())).unwrap();
+    sw.impair(ImpairTarget::Pair { from: a, to: b }, Impairment::new().loss(0.5)).unwrap();
+
+    let shown = succeeds(&["--run", &running.run]);
+    let lines = words(&shown);
+    for expected in [
+        "PORT LINK MODE RX BYTES TX BYTES DROPPED WAITING",
+        "server-1/eth1 up access 100 2 128 0 0 1 0",
+        "dropped in: 1, a tagged frame on an access port",
+        "agent-1/eth1 up access 100 0 0 1 64 0 0",
+        "agent-2/eth1 down in agent-2/bond0 0 0 0 0 0 0",
+        "BUNDLE agent-2/bond0: access 100, static, by layer 3+4; 0 of 1 carry frames",
+        "agent-2/eth1 no - - - - -",
+        "VLAN ADDRESS LEARNT ON SEEN",
+        "100 52:54:00:00:00:01 server-1/eth1 0 s ago",
+        "PARTITION 0: nothing goes from server-1/eth1 to agent-1/eth1 in VLAN 100",
+        "IMPAIRMENT 0 from server-1/eth1 to agent-1/eth1: loss 50 %",
+        "LEASES of dhcp/lan: 0",
+    ] {
+        assert!(lines.iter().any(|line| line == expected), "no {expected:?} in:\n{shown}");
+    }
+    let heading = format!("rack run {} up 0 s seed 7", running.run);
+    assert_eq!(lines[0], heading);
+
+    let json: serde_json::Value =
+        serde_json::from_str(&succeeds(&["--json", "--run", &running.run])).unwrap();
+    assert_eq!(json["lab"], "rack");
+    assert_eq!(json["switch"]["ports"][0]["name"], "server-1/eth1");
+    assert_eq!(json["switch"]["ports"][0]["counters"]["rx"]["dropped"]["tagged_on_access"], 1);
+    assert_eq!(json["switch"]["bundles"][0]["members"][0]["active"], false);
+    assert_eq!(json["switch"]["fdb"][0]["mac"], "52:54:00:00:00:01");
+    assert_eq!(json["switch"]["services"][0]["state"]["leases"], serde_json::json!([]));
+
+    let svg = succeeds(&["--svg", "-", "--run", &running.run]);
+    for expected in [
+        ">rack</text>",
+        ">server-1/eth1</text>",
+        ">dhcp/lan</text>",
+        ">access 100</text>",
+        ">VLAN 100</text>",
+        ">1 address learnt</text>",
+        "2 faults in force",
+        "✕ down",
+    ] {
+        assert!(svg.contains(expected), "no {expected:?} in:\n{svg}");
+    }
+    host.stop().unwrap();
+    running.end();
+}
+
+#[test]
+fn a_lab_that_is_not_there_is_told() {
+    let (code, told) = fails(&["--run", "nowhere"]);
+    assert_eq!(code, Some(2));
+    assert!(told.starts_with(r#"rackless: no run "nowhere"; "#), "{told}");
+
+    let name = format!("switch-{}-bare", std::process::id());
+    let bare = RunDir::create(&name).unwrap();
+    let (code, told) = fails(&["--run", &name]);
+    assert_eq!(code, Some(1));
+    assert!(told.starts_with(&format!("rackless: the run {name} has no lab now: ")), "{told}");
+    drop(bare);
+
+    let (first, second) = (Running::start(), Running::start());
+    let (code, told) = fails(&[]);
+    assert_eq!(code, Some(2));
+    assert!(told.starts_with("rackless: several labs are running: choose with --run; there are "), "{told}");
+    assert!(told.contains(&first.run) && told.contains(&second.run), "{told}");
+    first.end();
+    second.end();
+}
+
+#[test]
+fn watching_ends_with_the_lab() {
+    let running = Running::start();
+    let name = running.run.clone();
+    let watching = std::thread::spawn(move || rackless(&["--json", "--watch", "0.1", "--run", &name]));
+    // As soon as it has been asked twice, it watches.
+    let sw = running.switch().clone();
+    let (port, _peer) = running.port("server-1/eth1");
+    let asked = std::sync::Arc::new(AtomicU32::new(0));
+    let counted = asked.clone();
+    sw.describe_service(port, "asked", move || Some(counted.fetch_add(1, Ordering::Relaxed).into()));
+    let end = std::time::Instant::now() + LIMIT;
+    while asked.load(Ordering::Relaxed) < 2 {
+        assert!(std::time::Instant::now() < end, "nobody asks");
+        std::thread::yield_now();
+    }
+    running.end();
+    let output = watching.join().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    assert!(stdout.lines().count() >= 2, "{stdout}");
+    for line in stdout.lines() {
+        serde_json::from_str::<serde_json::Value>(line).unwrap();
+    }
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "rackless: the lab rack has ended\n");
+}
