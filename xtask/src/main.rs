@@ -1,5 +1,6 @@
 //! Set-up, the demo and the tests: the two commands of the README and their parts.
 
+mod bench;
 mod closing;
 mod command;
 mod demo;
@@ -34,6 +35,8 @@ enum Task {
     },
     /// Set up, then format, walls, lints, docs, unit tests, self-tests and VM tests
     Test(stages::Options),
+    /// Set up the peers, then measure Rackless beside them
+    Bench(bench::Options),
     /// Check the forbidden edges between crates
     Edges,
     /// Check tracked files for hosts, paths and to-dos that don't belong there
@@ -55,6 +58,7 @@ fn run(task: Task) -> Result<()> {
         Task::Setup(options) => setup::run(options),
         Task::Demo { yes } => demo::run(yes),
         Task::Test(options) => stages::run(options),
+        Task::Bench(options) => bench::run(options),
         Task::Edges => {
             println!("{}", edges::check(&workspace::root()?)?);
             Ok(())

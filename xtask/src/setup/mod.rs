@@ -13,7 +13,7 @@ use anyhow::{Result, bail};
 
 use crate::command::Command;
 use host::{Family, Host};
-use needs::{NEEDS, Need};
+use needs::{NEEDS, Need, PEERS};
 use privileged::Privileged;
 
 /// What `cargo xtask setup` was asked.
@@ -108,6 +108,28 @@ pub(crate) fn run(options: Options) -> Result<()> {
     note(&host);
     println!("set-up: done ({:.0} s)", start.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// Installs what benchmarks compare with.
+///
+/// # Errors
+/// It can't, or may not, be installed from here.
+pub(crate) fn peers(yes: bool) -> Result<()> {
+    let host = Host::detect();
+    let missing: Vec<&Need> = PEERS.iter().filter(|need| need.missing(&host)).collect();
+    let packages = packages(&missing, host.family);
+    if packages.is_empty() {
+        return Ok(());
+    }
+    if host.family != Family::Debian {
+        bail!(by_hand(&host, &packages, false));
+    }
+    let consent = privileged::Consent { yes, dry_run: false };
+    apt::install(&packages, &mut Privileged::new(&host, consent))?;
+    match PEERS.iter().find(|need| need.missing(&host)) {
+        Some(need) => bail!("installed, and still not found: {}", need.what),
+        None => Ok(()),
+    }
 }
 
 fn note(host: &Host) {

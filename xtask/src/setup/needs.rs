@@ -179,6 +179,15 @@ pub(crate) const NEEDS: &[Need] = &[
     },
 ];
 
+/// What only benchmarks need: programs to compare with.
+pub(crate) const PEERS: &[Need] = &[Need {
+    what: "vde_switch",
+    why: "the switch that ours is measured beside",
+    probe: Probe::Programs(&["vde_switch"]),
+    instead: &[],
+    packages: Packages { debian: "vde2", fedora: "vde2", arch: "vde2", suse: "vde2", alpine: "vde2" },
+}];
+
 impl Need {
     /// Whether the host lacks it.
     pub(crate) fn missing(&self, host: &Host) -> bool {
@@ -334,7 +343,7 @@ mod tests {
 
     #[test]
     fn every_need_names_a_package_everywhere() {
-        for need in NEEDS {
+        for need in NEEDS.iter().chain(PEERS) {
             for family in [Family::Debian, Family::Fedora, Family::Arch, Family::Suse, Family::Alpine] {
                 assert!(need.packages(family).count() > 0, "{} on {family:?}", need.what);
             }
