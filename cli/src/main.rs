@@ -7,6 +7,7 @@
 //! clap's own usage errors), 1 for every other failure; `shell` ends as what ran in the guest. What was asked for goes to stdout, all else to stderr.
 
 mod attach;
+mod checkpoint;
 mod doctor;
 mod drawing;
 mod image;
@@ -35,6 +36,9 @@ enum Area {
     /// Disk images: list, build, info, verify, import, path, rm
     #[command(subcommand)]
     Image(image::Command),
+    /// Checkpoints of labs: list, info, rm
+    #[command(subcommand)]
+    Checkpoint(checkpoint::Command),
     /// What this host has of what a lab needs
     Doctor,
     /// Running labs and their machines
@@ -57,6 +61,7 @@ fn dispatch(area: Area) -> anyhow::Result<()> {
     match area {
         Area::Profile(command) => profile::run(command),
         Area::Image(command) => image::run(command),
+        Area::Checkpoint(command) => checkpoint::run(command),
         Area::Doctor => doctor::run(),
         Area::Ps => runs::ps(),
         Area::Switch(command) => switch::run(&command),

@@ -20,13 +20,28 @@ pub(crate) struct Overlay {
 impl Overlay {
     /// Makes a fresh overlay of `disk` at `path`.
     pub(crate) async fn create(machine: &str, disk: &DiskSpec, path: PathBuf) -> Result<Self, Error> {
-        let image = fs_err::canonicalize(&disk.image)
+        Self::on(machine, &disk.image, "raw", disk.grow_to, path).await
+    }
+
+    /// Makes a fresh overlay at `path` of another one, such as a checkpoint's.
+    pub(crate) async fn of_overlay(machine: &str, base: &Path, path: PathBuf) -> Result<Self, Error> {
+        Self::on(machine, base, "qcow2", None, path).await
+    }
+
+    async fn on(
+        machine: &str,
+        base: &Path,
+        format: &str,
+        size: Option<u64>,
+        path: PathBuf,
+    ) -> Result<Self, Error> {
+        let base = fs_err::canonicalize(base)
             .map_err(|source| Error::Image { machine: machine.to_owned(), source })?;
         let mut command = Command::new("qemu-img")
-            .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
-            .arg(&image)
+            .args(["create", "-q", "-f", "qcow2", "-F", format, "-b"])
+            .arg(&base)
             .arg(&path);
-        if let Some(bytes) = disk.grow_to {
+        if let Some(bytes) = size {
             command = command.arg(bytes.to_string());
         }
         let overlay = Self { path };

@@ -5,6 +5,7 @@ use std::fmt::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::checkpoint::CheckpointError;
 use crate::console::{ConsoleError, Stage};
 use crate::death::Died;
 use crate::guest::GuestError;
@@ -286,6 +287,9 @@ pub enum Error {
         /// How it failed.
         source: process::Error,
     },
+    /// A checkpoint can't be made or restored.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// Something of a lab outlived its teardown.
     #[error("after the teardown of {lab} there is still: {}", what.join("; "))]
     Lingering {

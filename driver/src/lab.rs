@@ -10,6 +10,7 @@ use futures::stream::FuturesUnordered;
 use process::{Child, RunDir};
 use switch::{BundleConfig, LacpMode, PortConfig, PortId, Switch, SwitchOptions};
 
+use crate::checkpoint::Checkpoint;
 use crate::death::Died;
 use crate::machine::Machine;
 use crate::qemu::{Accel, Firmware, Qemu};
@@ -34,6 +35,9 @@ pub struct LabOptions {
     pub supervisor: Arc<dyn Supervisor>,
     /// The seed of what is left to chance: which frames an impairment loses, for example.
     pub seed: u64,
+    /// Whether guests' memory lies where a checkpoint takes it from in a moment, and where restored labs share it.
+    /// A lab without this can be saved as well, in more time and space.
+    pub checkpoints: bool,
 }
 
 /// What the machines of a lab share.
@@ -47,6 +51,8 @@ pub(crate) struct Context {
     pub(crate) supervisor: Arc<dyn Supervisor>,
     pub(crate) switch: Switch,
     pub(crate) seed: u64,
+    /// See [`LabOptions::checkpoints`].
+    pub(crate) checkpoints: bool,
     run: RunDir,
 }
 
@@ -100,8 +106,17 @@ impl Lab {
     /// [`Error::Spec`], [`Error::FirmwareMissing`], [`Error::Switch`], or files and overlays that can't be
     /// made.
     pub async fn create(spec: LabSpec, options: LabOptions) -> Result<Self, Error> {
+        Self::make(spec, options, None).await
+    }
+
+    /// The same, with disks and variables as a checkpoint has them.
+    pub(crate) async fn make(
+        spec: LabSpec,
+        options: LabOptions,
+        from: Option<&Checkpoint>,
+    ) -> Result<Self, Error> {
         check(&spec)?;
-        let LabOptions { qemu, accel, run, artifacts, supervisor, seed } = options;
+        let LabOptions { qemu, accel, run, artifacts, supervisor, seed, checkpoints } = options;
         let firmware = match spec.machines.iter().any(|m| m.boot == Boot::Firmware) {
             true => Some(Firmware::find()?),
             false => None,
@@ -113,11 +128,22 @@ impl Lab {
         run.own(&scratch).map_err(|source| Error::Run { source })?;
         let switch = Switch::start(SwitchOptions { seed, ..SwitchOptions::new(&spec.name, run.path()) })?;
         switch.capture_to(&net.join(format!("{}.pcapng", spec.name)), &switch::FrameFilter::new())?;
-        let context =
-            Arc::new(Context { qemu, accel, firmware, artifacts, scratch, supervisor, switch, seed, run });
+        let context = Arc::new(Context {
+            qemu,
+            accel,
+            firmware,
+            artifacts,
+            scratch,
+            supervisor,
+            switch,
+            seed,
+            checkpoints,
+            run,
+        });
         let mut machines = Vec::new();
         for machine in spec.machines {
-            let machine = Machine::create(machine, context.clone()).await?;
+            let saved = from.and_then(|checkpoint| checkpoint.incoming(&machine.name));
+            let machine = Machine::create(machine, context.clone(), saved.as_ref()).await?;
             add_bundles(&machine, &context.switch)?;
             machines.push(machine);
         }

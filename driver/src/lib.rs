@@ -4,6 +4,7 @@
 //! A [`Lab`] is made from a [`spec::LabSpec`]: plain data that says what each machine is, and into which port of
 //! the switch each of its NICs is plugged. A [`Machine`] has the verbs.
 
+pub mod checkpoint;
 pub mod console;
 pub mod control;
 pub mod guest;

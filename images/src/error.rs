@@ -231,13 +231,19 @@ pub(crate) trait At<T> {
 
 impl<T> At<T> for io::Result<T> {
     fn at(self, operation: &'static str, path: &Path) -> Result<T, Error> {
-        self.map_err(|source| match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Error::DiskFull {
-                path: path.to_owned(),
+        self.map_err(|source| cache::Error { operation, path: path.to_owned(), source }.into())
+    }
+}
+
+impl From<cache::Error> for Error {
+    fn from(cache::Error { operation, path, source }: cache::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull {
+                path,
                 operation: format!("trying to {operation} it"),
                 knob: "RACKLESS_CACHE",
             },
-            _ => Error::File { operation, path: path.to_owned(), source },
-        })
+            _ => Self::File { operation, path, source },
+        }
     }
 }

@@ -16,8 +16,8 @@ use crate::image::{Image, Origin};
 use crate::manifest::{FORMAT, Facts, Manifest};
 use crate::progress::Reporter;
 use crate::sidecar::Sidecar;
-use crate::sparse;
 use crate::store::{self, Store};
+use cache::sparse;
 
 /// What was found in a disk.
 #[derive(Debug, Default)]

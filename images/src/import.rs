@@ -9,8 +9,8 @@ use crate::manifest::Manifest;
 use crate::progress::{Phase, Reporter};
 use crate::recipe::is_name;
 use crate::sidecar::Sidecar;
-use crate::sparse;
 use crate::store::Store;
+use cache::sparse;
 
 impl Store {
     /// Copies the disk at `path` into the cache as the image `name`, with kernel and initrd taken out of it for direct

@@ -19,12 +19,10 @@ mod image;
 mod import;
 pub mod info;
 pub mod injection;
-mod lock;
 mod manifest;
 mod progress;
 mod recipe;
 mod sidecar;
-mod sparse;
 mod store;
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use crate::disk::ext4::Root;
 use crate::error::{At, Error};
 use crate::foreign::natural;
 use crate::image::{DiskBus, Login, WayIn};
-use crate::sparse;
+use cache::sparse;
 
 /// The version of this format.
 pub(crate) const FORMAT: u32 = 1;

@@ -14,13 +14,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use cache::EntryLock;
 use nix::unistd::Uid;
 
 use crate::build::{self, Site, filesystem};
 use crate::error::{At, Error};
 use crate::foreign;
 use crate::image::{Image, Origin};
-use crate::lock::EntryLock;
 use crate::manifest::Manifest;
 use crate::progress::{Listener, Phase, Progress, Reporter};
 use crate::recipe::{BUILTIN, Recipe, Source, is_name};
@@ -54,12 +54,7 @@ impl Store {
     /// Where the cache is: `RACKLESS_CACHE`, else `$XDG_CACHE_HOME/rackless`, else `~/.cache/rackless`; images are in
     /// its folder `images`.
     pub fn default_root() -> PathBuf {
-        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-        let base = set("RACKLESS_CACHE")
-            .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("rackless")))
-            .or_else(|| set("HOME").map(|home| home.join(".cache/rackless")))
-            .unwrap_or_else(|| std::env::temp_dir().join(format!("rackless-cache-{}", Uid::effective())));
-        base.join("images")
+        cache::root().join("images")
     }
 
     /// Opens the cache at `root`, makes it if it is not there, and removes what killed builds left.
@@ -381,10 +376,10 @@ impl Store {
 
     pub(crate) fn lock(&self, entry: &Path, report: &Reporter) -> Result<EntryLock, Error> {
         let path = self.root.join("locks").join(entry_name(entry));
-        EntryLock::take(&path, |pid| {
+        Ok(EntryLock::take(&path, |pid| {
             let who = pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
             report.detail(Phase::Waiting, format!("{who} is at it"));
-        })
+        })?)
     }
 
     /// Removes the remains of builds whose lock nobody holds. What can't be removed yet, since a killed build's

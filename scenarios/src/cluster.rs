@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Index;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -11,7 +13,9 @@ use harness::Testbed;
 use profiles::{Profile, Role};
 
 use crate::dhcp::Dhcp;
-use crate::rack::{BootMode, Rack};
+use crate::etcd::Etcd;
+use crate::fixture;
+use crate::rack::{BootMode, Launched, Plan, Rack};
 
 /// Seconds, for limits: `secs(30)`.
 #[must_use]
@@ -19,18 +23,24 @@ pub const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
+/// What [`ClusterBuilder::formed`] does before it saves; another number when it does something else.
+const FORMED: &str = "formed 1";
+
 /// Some servers and agents of a profile, running.
 pub struct Cluster {
     profile: Profile,
     lab: Lab,
     dhcp: BTreeMap<String, Dhcp>,
     servers: Vec<String>,
+    plan: Arc<Plan>,
+    /// How many copies there are of it.
+    forked: Arc<AtomicU32>,
 }
 
 impl Cluster {
     /// Starts describing a cluster on a profile.
     pub fn on(profile: Profile) -> ClusterBuilder {
-        ClusterBuilder { profile, servers: 0, agents: 0, boot: BootMode::default() }
+        ClusterBuilder { profile, servers: 0, agents: 0, copies: 0, boot: BootMode::default() }
     }
 
     /// The lab below.
@@ -77,6 +87,34 @@ impl Cluster {
                 served()
             )
         })
+    }
+
+    /// Copies of the cluster as it is at this moment, which go on beside it, each with a switch of its own: for different
+    /// faults from one state. [`ClusterBuilder::copies`] must have taken the room for them. The machines of a copy are
+    /// `copy-1/server-1` in events, and in `copy-1/` among the artefacts.
+    ///
+    /// # Errors
+    /// When there is no room for so many, or as [`Lab::checkpoint`] and [`Lab::resume`].
+    pub async fn fork(&self, t: &Testbed, copies: u32) -> anyhow::Result<Vec<Cluster>> {
+        let before = self.forked.fetch_add(copies, Ordering::Relaxed);
+        ensure!(
+            before + copies <= self.plan.copies,
+            "room was taken for {} copies of the cluster, and these would be {}: say .copies({1}) where it is launched",
+            self.plan.copies,
+            before + copies
+        );
+        let names: Vec<String> =
+            (before + 1..=before + copies).map(|number| format!("copy-{number}")).collect();
+        let labs = fixture::fork(t, &self.plan, &self.lab, &names).await?;
+        let cluster = |Launched { lab, dhcp }| Cluster {
+            lab,
+            dhcp,
+            profile: self.profile.clone(),
+            servers: self.servers.clone(),
+            plan: self.plan.clone(),
+            forked: self.forked.clone(),
+        };
+        Ok(labs.into_iter().map(cluster).collect())
     }
 
     /// Waits until every machine has booted and has the addresses that the profile gives it.
@@ -144,6 +182,7 @@ pub struct ClusterBuilder {
     profile: Profile,
     servers: usize,
     agents: usize,
+    copies: u32,
     boot: BootMode,
 }
 
@@ -160,6 +199,12 @@ impl ClusterBuilder {
         self
     }
 
+    /// Takes room on the host for so many copies of the whole cluster besides itself, for [`Cluster::fork`].
+    pub fn copies(mut self, copies: u32) -> Self {
+        self.copies = copies;
+        self
+    }
+
     /// How the machines start.
     pub fn boot(mut self, boot: BootMode) -> Self {
         self.boot = boot;
@@ -171,12 +216,36 @@ impl ClusterBuilder {
     /// # Errors
     /// When the profile has fewer machines, or as [`Rack::launch`].
     pub async fn launch(self, t: &Testbed) -> anyhow::Result<Cluster> {
+        let making = self.plan(t).await?;
+        let launched = making.plan.lab(t).await?;
+        launched.lab.start().await?;
+        Ok(making.cluster(launched))
+    }
+
+    /// A cluster that has booted and whose servers have formed an etcd on the network `cluster`, as [`Etcd::form`] does:
+    /// out of a checkpoint if there is one for the very same machines, in a second or two. The first test that asks for
+    /// it boots and forms it, and leaves a checkpoint for all others; processes wait for each other.
+    ///
+    /// # Errors
+    /// As [`ClusterBuilder::launch`], [`Cluster::wait_ready`] and [`Etcd::form`].
+    pub async fn formed(self, t: &Testbed) -> anyhow::Result<Cluster> {
+        let making = self.plan(t).await?;
+        let form = async |lab: &Lab| {
+            let cluster = making.cluster(Launched { lab: lab.clone(), dhcp: BTreeMap::new() });
+            cluster.wait_ready().await?;
+            Etcd::form(&cluster, profiles::CLUSTER).await.map(drop)
+        };
+        let launched = fixture::launch(t, &making.plan, FORMED, form).await?;
+        Ok(making.cluster(launched))
+    }
+
+    async fn plan(self, t: &Testbed) -> anyhow::Result<Making> {
         let servers = self.names(Role::Server, self.servers)?;
         let agents = self.names(Role::Agent, self.agents)?;
         let names: Vec<&str> = servers.iter().chain(&agents).map(String::as_str).collect();
         let rack = Rack::of(self.profile.clone(), &names).boot(self.boot);
-        let (lab, dhcp) = rack.launch_with_dhcp(t).await?;
-        Ok(Cluster { profile: self.profile, lab, dhcp, servers })
+        let rack = if self.copies > 0 { rack.copies(self.copies) } else { rack };
+        Ok(Making { plan: Arc::new(rack.plan(t).await?), profile: self.profile, servers })
     }
 
     fn names(&self, role: Role, count: usize) -> anyhow::Result<Vec<String>> {
@@ -188,5 +257,19 @@ impl ClusterBuilder {
             all.len()
         );
         Ok(all.into_iter().take(count).collect())
+    }
+}
+
+/// A cluster whose lab is yet to be.
+struct Making {
+    plan: Arc<Plan>,
+    profile: Profile,
+    servers: Vec<String>,
+}
+
+impl Making {
+    fn cluster(&self, Launched { lab, dhcp }: Launched) -> Cluster {
+        let (profile, servers, plan) = (self.profile.clone(), self.servers.clone(), self.plan.clone());
+        Cluster { profile, lab, dhcp, servers, plan, forked: Arc::default() }
     }
 }

@@ -21,6 +21,13 @@ pub struct Etcd<'c> {
 }
 
 impl<'c> Etcd<'c> {
+    /// The etcd that has been formed on the servers, such as that of a cluster which came out of a checkpoint.
+    #[must_use]
+    pub fn of(cluster: &'c Cluster, network: &str) -> Self {
+        let members = cluster.servers().map(|m| m.name().to_owned()).collect();
+        Self { cluster, network: network.to_owned(), members }
+    }
+
     /// Starts a member on each server, and waits until all are healthy.
     ///
     /// # Errors
@@ -36,8 +43,7 @@ impl<'c> Etcd<'c> {
     /// # Errors
     /// When a configuration can't be written or a unit can't be started.
     pub async fn start(cluster: &'c Cluster, network: &str) -> anyhow::Result<Self> {
-        let members: Vec<String> = cluster.servers().map(|m| m.name().to_owned()).collect();
-        let etcd = Self { cluster, network: network.to_owned(), members };
+        let etcd = Self::of(cluster, network);
         let started = etcd.members.iter().map(|name| etcd.start_member(name));
         futures::future::try_join_all(started).await?;
         Ok(etcd)
@@ -112,26 +118,45 @@ impl<'c> Etcd<'c> {
         Ok(name.with_context(|| format!("the leader {id:x} is no member that {from} knows"))?.to_owned())
     }
 
+    /// Waits until `from` sees a leader, and gives its name. A cluster that was just restored may have to elect one: its
+    /// members were slow to come back.
+    ///
+    /// # Errors
+    /// When it is not so within 60 s before scaling.
+    pub async fn wait_for_leader(&self, from: &str) -> anyhow::Result<String> {
+        self.wait_leader(from, |_| true)
+            .await?
+            .with_context(|| format!("{from} sees no leader{}", self.after(from)))
+    }
+
     /// Waits until `from` sees another leader than `old`, and gives its name.
     ///
     /// # Errors
     /// When it is not so within 60 s before scaling.
     pub async fn wait_for_other_leader(&self, from: &str, old: &str) -> anyhow::Result<String> {
-        let machine = &self.cluster[from];
-        let limit = FORM_LIMIT * self.cluster.lab().accel().time_factor();
-        let found = driver::poll_until(limit, async || match self.leader(from).await {
-            Ok(leader) if leader != old => Some(Ok(leader)),
+        let found = self.wait_leader(from, |leader| leader != old).await?;
+        found.with_context(|| format!("{from}: {old} still leads, or nobody does{}", self.after(from)))
+    }
+
+    /// A leader as `from` sees it that is as wanted; `None` when there is none in time.
+    async fn wait_leader(&self, from: &str, wanted: impl Fn(&str) -> bool) -> anyhow::Result<Option<String>> {
+        let found = driver::poll_until(self.form_limit(), async || match self.leader(from).await {
+            Ok(leader) if wanted(&leader) => Some(Ok(leader)),
             Ok(_) => None,
             Err(error) if error.downcast_ref::<driver::Error>().is_some_and(is_final) => Some(Err(error)),
             Err(_) => None,
         });
-        found.await.with_context(|| {
-            let artifacts = machine.artifacts().display();
-            format!(
-                "{from}: {old} still leads, or nobody does, {} s after it was cut; artefacts: {artifacts}",
-                limit.as_secs()
-            )
-        })?
+        found.await.transpose()
+    }
+
+    fn form_limit(&self) -> Duration {
+        FORM_LIMIT * self.cluster.lab().accel().time_factor()
+    }
+
+    /// The end of an error about a wait that was in vain.
+    fn after(&self, from: &str) -> String {
+        let artifacts = self.cluster[from].artifacts().display();
+        format!(" after {} s; artefacts: {artifacts}", self.form_limit().as_secs())
     }
 
     /// Writes a key through `from`.

@@ -7,6 +7,7 @@ mod bonding;
 mod cluster;
 mod dhcp;
 mod etcd;
+mod fixture;
 mod isolation;
 mod rack;
 mod subject;

@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use driver::checkpoint::Checkpoint;
+use driver::qemu::{Accel, Qemu};
 use driver::spec::{
     AgentSpec, Boot, BundleSpec, Channel, DiskBus, DiskSpec, GuestFile, LabSpec, MachineSpec, NicSpec,
 };
 use driver::{Lab, LabOptions};
-use harness::Testbed;
+use harness::{SubjectId, Testbed};
 use images::injection::{self, CREDENTIALS_SINCE, Injection};
 use images::{Image, WayIn};
 use profiles::Profile;
@@ -57,7 +59,74 @@ pub struct Rack {
     way_in: Option<WayIn>,
     memory_mib: u32,
     vcpus: u32,
+    checkpoints: bool,
+    copies: u32,
     edit: Vec<Edit>,
+}
+
+/// All that a lab is made from.
+pub(crate) struct Plan {
+    pub(crate) spec: LabSpec,
+    pub(crate) qemu: Qemu,
+    pub(crate) accel: Accel,
+    profile: Profile,
+    checkpoints: bool,
+    /// How many copies of the lab the host has room for besides itself.
+    pub(crate) copies: u32,
+}
+
+impl Plan {
+    /// Makes the lab and the hosts on its switch, hands them to the harness, and starts nothing.
+    pub(crate) async fn lab(&self, t: &Testbed) -> anyhow::Result<Launched> {
+        let lab = Lab::create(self.spec.clone(), self.options(t, None)?).await?;
+        Ok(attach(t, lab, &self.profile)?.0)
+    }
+
+    /// The lab as a checkpoint has it, going on. As a copy it has the artefacts of its own, in a folder of that name.
+    ///
+    /// # Errors
+    /// Those of restoring; nothing is left of the lab then.
+    pub(crate) async fn restored(
+        &self,
+        t: &Testbed,
+        from: &Checkpoint,
+        copy: Option<&str>,
+    ) -> anyhow::Result<Launched> {
+        let lab = Lab::restored(self.spec.clone(), self.options(t, copy)?, from).await?;
+        let (launched, id) = attach(t, lab, &self.profile)?;
+        if let Err(error) = launched.lab.resume(from).await {
+            t.detach(id);
+            launched.lab.teardown().await?;
+            return Err(error.into());
+        }
+        Ok(launched)
+    }
+
+    fn options(&self, t: &Testbed, copy: Option<&str>) -> anyhow::Result<LabOptions> {
+        let machines = self.spec.machines.iter().map(|machine| machine.name.clone());
+        Ok(LabOptions {
+            qemu: self.qemu.clone(),
+            accel: self.accel,
+            run: process::RunDir::create(&crate::assets::run_name())?,
+            artifacts: copy.map_or_else(|| t.artifacts().to_owned(), |copy| t.artifacts().join(copy)),
+            supervisor: Arc::new(TestSupervisor::new(t, machines, copy)),
+            seed: t.seed(),
+            checkpoints: self.checkpoints,
+        })
+    }
+}
+
+/// A lab and what goes with it.
+pub(crate) struct Launched {
+    pub(crate) lab: Lab,
+    pub(crate) dhcp: BTreeMap<String, Dhcp>,
+}
+
+/// Starts the hosts on the lab's switch, and hands all of it to the harness.
+fn attach(t: &Testbed, lab: Lab, profile: &Profile) -> anyhow::Result<(Launched, SubjectId)> {
+    let LabServices { hosts, dhcp } = LabServices::start(profile, lab.switch())?;
+    let id = t.attach(Arc::new(LabSubject::watched(lab.clone(), hosts)));
+    Ok((Launched { lab, dhcp }, id))
 }
 
 type Edit = Box<dyn Fn(&mut LabSpec) + Send + Sync>;
@@ -76,6 +145,8 @@ impl Rack {
             way_in: None,
             memory_mib: MEMORY_MIB,
             vcpus: 1,
+            checkpoints: false,
+            copies: 0,
             edit: Vec::new(),
         }
     }
@@ -142,6 +213,18 @@ impl Rack {
         self
     }
 
+    /// Makes a checkpoint a matter of milliseconds: see [`LabOptions::checkpoints`].
+    pub fn checkpoints(mut self) -> Self {
+        self.checkpoints = true;
+        self
+    }
+
+    /// Takes room on the host for so many copies of the lab besides itself: see [`crate::Cluster::fork`].
+    pub fn copies(mut self, copies: u32) -> Self {
+        self.copies = copies;
+        self.checkpoints()
+    }
+
     /// Changes the topology before it is made: another VLAN on a port, another credential.
     pub fn edit(mut self, edit: impl Fn(&mut LabSpec) + Send + Sync + 'static) -> Self {
         self.edit.push(Box::new(edit));
@@ -163,7 +246,7 @@ impl Rack {
     /// # Errors
     /// As [`Rack::launch`].
     pub async fn launch_with_dhcp(self, t: &Testbed) -> anyhow::Result<(Lab, BTreeMap<String, Dhcp>)> {
-        let (lab, dhcp) = self.attach(t).await?;
+        let Launched { lab, dhcp } = self.plan(t).await?.lab(t).await?;
         lab.start().await?;
         Ok((lab, dhcp))
     }
@@ -173,7 +256,9 @@ impl Rack {
     /// # Errors
     /// As [`Rack::launch`].
     pub async fn launch_unwatched(self, t: &Testbed) -> anyhow::Result<Lab> {
-        let (lab, services) = self.make(t).await?;
+        let plan = self.plan(t).await?;
+        let lab = Lab::create(plan.spec.clone(), plan.options(t, None)?).await?;
+        let services = LabServices::start(&plan.profile, lab.switch())?;
         t.attach(Arc::new(LabSubject::unwatched(lab.clone(), services.hosts)));
         lab.start().await?;
         Ok(lab)
@@ -184,36 +269,28 @@ impl Rack {
     /// # Errors
     /// As [`Rack::launch`].
     pub async fn prepare(self, t: &Testbed) -> anyhow::Result<Lab> {
-        Ok(self.attach(t).await?.0)
+        Ok(self.plan(t).await?.lab(t).await?.lab)
     }
 
-    async fn attach(self, t: &Testbed) -> anyhow::Result<(Lab, BTreeMap<String, Dhcp>)> {
-        let (lab, services) = self.make(t).await?;
-        t.attach(Arc::new(LabSubject::watched(lab.clone(), services.hosts)));
-        Ok((lab, services.dhcp))
-    }
-
-    async fn make(self, t: &Testbed) -> anyhow::Result<(Lab, LabServices)> {
+    /// Finds or builds all that the lab needs, and takes its share of the host.
+    pub(crate) async fn plan(&self, t: &Testbed) -> anyhow::Result<Plan> {
         let assets = Assets::get(t).await?;
         let image = assets.image(t, &self.image).await?;
         let spec = self.spec(t, &assets, &image).await?;
         // A crowded host may let the test wait here: the deadline stands still.
-        t.budget(u64::from(spec.memory_mib()), spec.vcpus()).await?;
-        let supervisor = Arc::new(TestSupervisor::new(t, spec.machines.iter().map(|m| m.name.clone())));
+        let labs = 1 + self.copies;
+        t.budget(u64::from(labs) * u64::from(spec.memory_mib()), labs * spec.vcpus()).await?;
         let kernel = image.kernel.clone();
         let choice = assets.accel(t, kernel.as_deref()).await?;
         t.deadline().scale(f64::from(choice.time_factor()));
-        let options = LabOptions {
+        Ok(Plan {
             qemu: assets.qemu.clone(),
             accel: choice,
-            run: process::RunDir::create(&crate::assets::run_name())?,
-            artifacts: t.artifacts().to_owned(),
-            supervisor,
-            seed: t.seed(),
-        };
-        let lab = Lab::create(spec, options).await?;
-        let services = LabServices::start(&self.profile, lab.switch())?;
-        Ok((lab, services))
+            profile: self.profile.clone(),
+            checkpoints: self.checkpoints,
+            copies: self.copies,
+            spec,
+        })
     }
 
     async fn spec(&self, t: &Testbed, assets: &Assets, image: &Image) -> anyhow::Result<LabSpec> {

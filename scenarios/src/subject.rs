@@ -73,22 +73,29 @@ pub(crate) struct TestSupervisor {
     events: Events,
     deadline: Deadline,
     lanes: BTreeMap<String, Mutex<Lane>>,
+    copy: Option<String>,
 }
 
 impl TestSupervisor {
-    /// Opens a live line for each machine.
-    pub(crate) fn new(t: &Testbed, machines: impl IntoIterator<Item = String>) -> Self {
+    /// Opens a live line for each machine. Those of a copy are told apart by its name: `copy-1/server-1`.
+    pub(crate) fn new(t: &Testbed, machines: impl IntoIterator<Item = String>, copy: Option<&str>) -> Self {
         let lanes = machines.into_iter().map(|name| {
-            let lane = t.lane(&name);
+            let lane = t.lane(&full_name(&name, copy));
             (name, Mutex::new(lane))
         });
-        Self { events: t.events().clone(), deadline: t.deadline().clone(), lanes: lanes.collect() }
+        Self {
+            events: t.events().clone(),
+            deadline: t.deadline().clone(),
+            lanes: lanes.collect(),
+            copy: copy.map(str::to_owned),
+        }
     }
 }
 
 impl Supervisor for TestSupervisor {
     fn event(&self, event: Event) {
-        self.events.record(event.kind, event.machine.as_deref(), event.text.clone(), event.data);
+        let machine = event.machine.as_ref().map(|name| full_name(name, self.copy.as_deref()));
+        self.events.record(event.kind, machine.as_deref(), event.text.clone(), event.data);
         let lane = event.machine.as_ref().and_then(|name| self.lanes.get(name));
         // Commands would make the line flicker; they are in events.jsonl.
         if let Some(lane) = lane
@@ -102,4 +109,9 @@ impl Supervisor for TestSupervisor {
     fn remaining(&self) -> Duration {
         self.deadline.remaining()
     }
+}
+
+/// A machine's name among those of all copies.
+fn full_name(machine: &str, copy: Option<&str>) -> String {
+    copy.map_or_else(|| machine.to_owned(), |copy| format!("{copy}/{machine}"))
 }

@@ -61,10 +61,11 @@ async fn wrong_tag_is_isolated(t: &mut Testbed) -> Result {
 }
 
 async fn heals_after_trunk_loss(t: &mut Testbed) -> Result {
-    let c = Cluster::on(profiles::vlans()).servers(3).launch(t).await?;
-    t.step("three machines boot", async || c.wait_ready().await).await?;
-    let etcd = t.step("three etcd members become healthy", async || Etcd::form(&c, "cluster").await).await?;
-    let leader = etcd.leader("server-1").await?;
+    let c = t
+        .step("a formed cluster", async || Cluster::on(profiles::vlans()).servers(3).formed(t).await)
+        .await?;
+    let etcd = Etcd::of(&c, "cluster");
+    let leader = etcd.wait_for_leader("server-1").await?;
     let others: Vec<&str> = c.servers().map(|m| m.name()).filter(|n| *n != leader).collect();
     let first = t
         .step(

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use crate::command::Command;
 
 /// The driver and what lives inside `driver/`.
-const DRIVER: [&str; 8] =
-    ["driver", "agent", "agent-proto", "process", "qmp", "services", "switch", "topology"];
+const DRIVER: [&str; 9] =
+    ["driver", "agent", "agent-proto", "cache", "process", "qmp", "services", "switch", "topology"];
 
 /// One wall.
 struct Wall {

@@ -19,6 +19,12 @@ const LAST_EVENTS: Duration = Duration::from_secs(2);
 impl Machine {
     /// Starts the tasks that watch `instance` until it is over.
     pub(super) fn watch(&self, instance: &Arc<Instance>) {
+        self.watch_restored(instance);
+        self.watch_boot(instance);
+    }
+
+    /// The same for an instance whose guest has booted long ago.
+    pub(super) fn watch_restored(&self, instance: &Arc<Instance>) {
         self.spawn_until_over(
             instance,
             |machine, instance| async move { machine.watch_exit(&instance).await },
@@ -34,7 +40,6 @@ impl Machine {
             instance,
             |machine, instance| async move { machine.watch_stages(&instance).await },
         );
-        self.watch_boot(instance);
     }
 
     /// Starts the task that takes one boot to its end.

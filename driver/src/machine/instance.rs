@@ -11,10 +11,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Machine;
+use super::saved::Incoming;
 use crate::Error;
 use crate::console::{Console, ConsoleOptions};
 use crate::guest::{Guest, Transport};
-use crate::qemu::{CommandLine, Plugs, Wiring, command_line};
+use crate::qemu::{CommandLine, Memory, Plugs, Wiring, command_line};
 use crate::spec::{AgentSpec, Channel};
 
 /// How long QEMU may take to connect to its console and monitor.
@@ -29,6 +30,8 @@ pub(super) struct Instance {
     pub(super) guest: watch::Sender<Option<Guest>>,
     /// Counts the resets that were asked for.
     pub(super) resets: watch::Sender<u64>,
+    /// Where the guest's memory lies.
+    pub(super) memory: Memory,
     /// How the agent is reached.
     pub(super) transport: Option<Arc<dyn Transport>>,
     /// The vhost-user-vsock daemon, which must live as long as QEMU.
@@ -84,8 +87,8 @@ impl Drop for Instance {
     }
 }
 
-/// Starts QEMU and takes its connections.
-pub(super) async fn power_on(machine: &Machine) -> Result<Instance, Error> {
+/// Starts QEMU and takes its connections; with `incoming`, a QEMU that waits for that state.
+pub(super) async fn power_on(machine: &Machine, incoming: Option<&Incoming<'_>>) -> Result<Instance, Error> {
     let spec = machine.spec();
     let lab = &machine.inner.lab;
     let started = Instant::now();
@@ -103,7 +106,19 @@ pub(super) async fn power_on(machine: &Machine) -> Result<Instance, Error> {
         nics: machine.nic_sockets()?,
     };
     let firmware = lab.firmware.clone().zip(machine.inner.vars.clone());
-    let wiring = Wiring { accel: lab.accel, firmware, overlay: machine.inner.disk.path().to_owned(), plugs };
+    let memory = match incoming {
+        Some(incoming) => incoming.memory(),
+        None if lab.checkpoints => Memory::Memfd,
+        None => Memory::Own,
+    };
+    let wiring = Wiring {
+        accel: lab.accel,
+        firmware,
+        overlay: machine.inner.disk.path().to_owned(),
+        memory: memory.clone(),
+        incoming: incoming.is_some(),
+        plugs,
+    };
     let line = command_line(&lab.qemu, spec, &wiring);
     write_scripts(machine, &wiring)?;
 
@@ -140,6 +155,7 @@ pub(super) async fn power_on(machine: &Machine) -> Result<Instance, Error> {
         console,
         guest: watch::Sender::new(None),
         resets: watch::Sender::new(0),
+        memory,
         transport: way.transport,
         _vsock_daemon: way.daemon,
         started,
@@ -245,6 +261,9 @@ fn write_scripts(machine: &Machine, wiring: &Wiring) -> Result<(), Error> {
     let wiring = Wiring {
         plugs: Plugs::ByHand,
         overlay: by_hand("disk.qcow2"),
+        // It boots, whatever state this machine came from.
+        memory: Memory::Own,
+        incoming: false,
         firmware: wiring.firmware.clone().map(|(firmware, _)| (firmware, by_hand("vars.fd"))),
         ..wiring.clone()
     };

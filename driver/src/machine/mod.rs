@@ -7,6 +7,7 @@ mod files;
 mod instance;
 mod nic;
 mod power;
+mod saved;
 mod waits;
 
 use std::net::IpAddr;
@@ -30,6 +31,7 @@ use crate::lab::Context;
 use crate::spec::{MachineSpec, NicSpec};
 use crate::supervisor::Event;
 use instance::Instance;
+pub(crate) use saved::{Incoming, Parts};
 
 /// How many console lines an error carries.
 const EVIDENCE_LINES: usize = 12;
@@ -77,16 +79,26 @@ impl std::fmt::Debug for Machine {
 }
 
 impl Machine {
-    /// Makes the machine's overlay, variables and switch ports; it stays off.
-    pub(crate) async fn create(spec: MachineSpec, lab: Arc<Context>) -> Result<Self, Error> {
+    /// Makes the machine's overlay, variables and switch ports; it stays off. Disk and variables begin as `saved` has
+    /// them, if it was saved.
+    pub(crate) async fn create(
+        spec: MachineSpec,
+        lab: Arc<Context>,
+        saved: Option<&Incoming<'_>>,
+    ) -> Result<Self, Error> {
         let artifacts = lab.artifacts.join(&spec.name);
         fs_err::create_dir_all(&artifacts).map_err(Error::file("making", &artifacts))?;
         let scratch = lab.scratch.join(&spec.name);
-        let disk = Overlay::create(&spec.name, &spec.disk, scratch.with_extension("qcow2")).await?;
+        let overlay = scratch.with_extension("qcow2");
+        let disk = match saved {
+            Some(saved) => Overlay::of_overlay(&spec.name, &saved.disk(), overlay).await?,
+            None => Overlay::create(&spec.name, &spec.disk, overlay).await?,
+        };
         let vars = match &lab.firmware {
             Some(firmware) if spec.boot == crate::spec::Boot::Firmware => {
                 let copy = scratch.with_extension("vars.fd");
-                fs_err::copy(&firmware.vars, &copy)
+                let from = saved.and_then(Incoming::vars);
+                fs_err::copy(from.as_ref().unwrap_or(&firmware.vars), &copy)
                     .map_err(Error::file("copying UEFI variables to", &copy))?;
                 Some(copy)
             }

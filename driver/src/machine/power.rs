@@ -28,7 +28,7 @@ impl Machine {
         if self.is_running() {
             return Ok(());
         }
-        let instance = Arc::new(instance::power_on(self).await?);
+        let instance = Arc::new(instance::power_on(self, None).await?);
         self.event("power", "on", serde_json::json!({ "qemu_pid": instance.child.pid() }));
         self.set_instance(Some(instance.clone()));
         self.watch(&instance);

@@ -25,8 +25,25 @@ pub struct Wiring {
     pub firmware: Option<(Firmware, PathBuf)>,
     /// The qcow2 overlay.
     pub overlay: PathBuf,
+    /// Where the guest's memory lies.
+    pub memory: Memory,
+    /// Whether QEMU waits for a state to be loaded, instead of starting the guest.
+    pub incoming: bool,
     /// Where QEMU finds the other ends.
     pub plugs: Plugs,
+}
+
+/// Where a guest's memory lies. A checkpoint is only restored onto memory of the same name, which is what tells
+/// [`Memory::Own`] from the others.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Memory {
+    /// In QEMU alone.
+    #[default]
+    Own,
+    /// In a memfd, from which a checkpoint copies it.
+    Memfd,
+    /// A private copy, made page by page as the guest writes, of this file.
+    CopyOf(PathBuf),
 }
 
 /// The other ends of QEMU's sockets.
@@ -81,7 +98,7 @@ impl CommandLine {
 }
 
 /// Quotes a word for a POSIX shell where it needs it.
-fn quote(word: &str) -> String {
+pub(crate) fn quote(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=,:+@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()
@@ -110,10 +127,17 @@ fn machine(line: &mut CommandLine, spec: &MachineSpec, wiring: &Wiring) {
     line.args.push("-no-user-config".into());
     line.args.push("-nodefaults".into());
     let mut machine = Opts::new("q35").set("usb", "off").set("vmport", "off");
-    if spec.agent.as_ref().is_some_and(|a| a.channel == Channel::VhostUserVsock) {
+    let shared = spec.agent.as_ref().is_some_and(|a| a.channel == Channel::VhostUserVsock);
+    let ram = match &wiring.memory {
+        Memory::Own if !shared => None,
+        Memory::Own | Memory::Memfd => Some(Opts::new("memory-backend-memfd").set("share", "on")),
+        Memory::CopyOf(file) => {
+            Some(Opts::new("memory-backend-file").set("share", "off").path("mem-path", file))
+        }
+    };
+    if let Some(ram) = ram {
         machine = machine.set("memory-backend", "ram0");
-        let ram = Opts::new("memory-backend-memfd").set("id", "ram0");
-        line.push("-object", ram.set("size", format!("{}M", spec.memory_mib)).set("share", "on"));
+        line.push("-object", ram.set("id", "ram0").set("size", format!("{}M", spec.memory_mib)));
     }
     line.push("-machine", machine);
     line.push(
@@ -132,6 +156,11 @@ fn machine(line: &mut CommandLine, spec: &MachineSpec, wiring: &Wiring) {
     line.push("-device", pci("virtio-rng-pci", "rng", 0x3));
     // A panic is reported over QMP and the machine stays for the diagnosis.
     line.push("-device", pci("pvpanic-pci", "pvpanic", 0x4));
+    // Tells a guest that was restored, so that its random numbers go other ways than those of its twins.
+    line.push("-device", Opts::new("vmgenid").set("id", "vmgenid").set("guid", "auto"));
+    if wiring.incoming {
+        line.push("-incoming", "defer");
+    }
     line.push("-action", Opts::keyed("panic", "pause").set("watchdog", "pause"));
 }
 
@@ -323,6 +352,8 @@ mod tests {
             accel: Accel::Tcg,
             firmware: Some((firmware, "/lab/server-1.vars".into())),
             overlay: "/lab/server-1.qcow2".into(),
+            memory: Memory::Own,
+            incoming: false,
             plugs,
         }
     }
@@ -423,6 +454,17 @@ mod tests {
             format!("{channel}\n{driven}{channel}, by hand\n{alone}")
         });
         insta::assert_snapshot!(changes.join("\n"));
+    }
+
+    #[test]
+    fn memory_changes_nothing_but_where_it_lies() {
+        let spec = with_agent(Channel::Virtserial);
+        let own = shell(&spec, &wiring(plugged()));
+        for memory in [Memory::Memfd, Memory::CopyOf("/cache/k, 1/server-1.ram".into())] {
+            let restored = matches!(memory, Memory::CopyOf(_));
+            let wiring = Wiring { memory, incoming: restored, ..wiring(plugged()) };
+            insta::assert_snapshot!(change(&own, &shell(&spec, &wiring)));
+        }
     }
 
     #[test]

@@ -7,8 +7,8 @@ mod opts;
 mod version;
 
 pub use accel::{Accel, Choice, choose as choose_accel};
-pub use command_line::{CommandLine, Plugs, Wiring, command_line};
-pub(crate) use command_line::{SPARE_PORTS, netdev_id, nic_device, nic_id};
+pub use command_line::{CommandLine, Memory, Plugs, Wiring, command_line};
+pub(crate) use command_line::{SPARE_PORTS, netdev_id, nic_device, nic_id, quote};
 pub use firmware::Firmware;
 pub use opts::Opts;
 pub use version::{MINIMUM, Qemu, Version};

@@ -179,6 +179,13 @@ impl Forwarder {
         self.fdb.list(now)
     }
 
+    /// Knows these addresses as of now, those of ports that there are not left out.
+    pub fn learn(&mut self, entries: Vec<FdbEntry>, now: Duration) {
+        for entry in entries.into_iter().filter(|entry| self.port(entry.port).is_some()).collect::<Vec<_>>() {
+            self.fdb.learn(entry.vlan, entry.mac, entry.port, now);
+        }
+    }
+
     /// Forgets all learnt addresses.
     pub fn flush(&mut self) {
         self.fdb.clear();

@@ -337,6 +337,15 @@ impl Switch {
         self.call("list learnt addresses", Worker::fdb)
     }
 
+    /// Knows these addresses from now on, as if a frame from each had just come in. Those of ports that it has not are
+    /// passed over.
+    ///
+    /// # Errors
+    /// Only those of every call: see [`Switch::ports`].
+    pub fn learn(&self, entries: Vec<FdbEntry>) -> Result<(), Error> {
+        self.call("learn addresses", move |worker| worker.learn(entries))
+    }
+
     /// Forgets all learnt addresses.
     ///
     /// # Errors

@@ -18,8 +18,8 @@ use crate::ext4_edit::Edit;
 use crate::manifest::{FORMAT, Facts, Manifest};
 use crate::progress::{Phase, Reporter};
 use crate::recipe::{DiskOptions, Packages, Recipe};
-use crate::sparse;
 use crate::tools::{MKE2FS, MMDEBSTRAP, Tool};
+use cache::sparse;
 
 /// Part of every key: raised when the builder makes something else of the same recipe.
 pub(crate) const BUILDER: &str = "1";

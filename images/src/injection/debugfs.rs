@@ -9,7 +9,7 @@ use crate::disk::ext4::Root;
 use crate::disk::{guid, table};
 use crate::error::{At, Error};
 use crate::ext4_edit::Edit;
-use crate::sparse;
+use cache::sparse;
 
 const DIRECTORY: &str = "/usr/local/lib/rackless";
 
@@ -34,7 +34,9 @@ pub fn by_debugfs(disk: &Path, copy: &Path, agent: &Path, injection: &Injection)
         filesystem: "the partitions".into(),
         problem: "none is an ext4 root with systemd, so that no agent can be written into it; set way_in = \"shell\" or \"console\" in the TOML beside the image".into(),
     })?;
-    let written = sparse::copy(disk, copy).and_then(|()| edit.apply("copy", copy, root.start, root.bytes));
+    let written = sparse::copy(disk, copy)
+        .map_err(Error::from)
+        .and_then(|()| edit.apply("copy", copy, root.start, root.bytes));
     written.inspect_err(|_| {
         let _ = std::fs::remove_file(copy);
     })

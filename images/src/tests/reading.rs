@@ -125,7 +125,7 @@ fn what_an_override_names_must_be_there() {
 fn an_agent_is_written_into_a_copy_for_an_old_systemd() {
     let dir = tempfile::tempdir().unwrap();
     let path = disk(dir.path(), BY_UUID);
-    let before = crate::sparse::digest(&path).unwrap();
+    let before = cache::sparse::digest(&path).unwrap();
     let agent = dir.path().join("agent");
     std::fs::write(&agent, vec![9; 300_000]).unwrap();
     let injection = injection::Injection {
@@ -137,7 +137,7 @@ fn an_agent_is_written_into_a_copy_for_an_old_systemd() {
     };
     let copy = dir.path().join("copy.wic");
     injection::by_debugfs(&path, &copy, &agent, &injection).unwrap();
-    assert_eq!(crate::sparse::digest(&path).unwrap(), before, "the image is as it was");
+    assert_eq!(cache::sparse::digest(&path).unwrap(), before, "the image is as it was");
 
     let file = std::sync::Arc::new(std::fs::File::open(&copy).unwrap());
     let root = crate::disk::ext4::Root::at(file, fixture::ROOT.0, fixture::ROOT.1).unwrap();

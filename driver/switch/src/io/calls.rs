@@ -181,6 +181,11 @@ impl Worker {
         self.forwarder.fdb(self.clock.now())
     }
 
+    pub(crate) fn learn(&mut self, entries: Vec<FdbEntry>) {
+        self.catch_up();
+        self.forwarder.learn(entries, self.clock.now());
+    }
+
     pub(crate) fn flush_fdb(&mut self) {
         self.catch_up();
         self.forwarder.flush();

@@ -36,7 +36,10 @@ fn data(file: &File, len: u64) -> io::Result<Vec<Range<u64>>> {
 }
 
 /// Copies a file and keeps its holes; the target is made anew.
-pub(crate) fn copy(from: &Path, to: &Path) -> Result<(), Error> {
+///
+/// # Errors
+/// When one can't be read or the other can't be written; what was written of it stays.
+pub fn copy(from: &Path, to: &Path) -> Result<(), Error> {
     let mut source = File::open(from).at("open", from)?;
     let len = source.metadata().at("read", from)?.len();
     let mut target = File::create(to).at("create", to)?;
@@ -60,7 +63,10 @@ pub(crate) fn copy(from: &Path, to: &Path) -> Result<(), Error> {
 }
 
 /// The BLAKE3 digest of a file's bytes, holes read as zeros: what `b3sum` prints.
-pub(crate) fn digest(path: &Path) -> Result<String, Error> {
+///
+/// # Errors
+/// When the file can't be read.
+pub fn digest(path: &Path) -> Result<String, Error> {
     let mut file = File::open(path).at("open", path)?;
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; CHUNK];

@@ -8,13 +8,16 @@ use crate::error::{At, Error};
 
 /// A held lock; dropping it releases it.
 #[derive(Debug)]
-pub(crate) struct EntryLock {
+pub struct EntryLock {
     _file: File,
 }
 
 impl EntryLock {
     /// Takes the lock at `path`. If another process holds it, `waiting` is told its pid, once, before the wait.
-    pub(crate) fn take(path: &Path, waiting: impl FnOnce(Option<u32>)) -> Result<EntryLock, Error> {
+    ///
+    /// # Errors
+    /// When the file can't be made or locked.
+    pub fn take(path: &Path, waiting: impl FnOnce(Option<u32>)) -> Result<EntryLock, Error> {
         let file = open(path)?;
         match file.try_lock() {
             Ok(()) => {}
@@ -23,7 +26,7 @@ impl EntryLock {
                 file.lock().at("lock", path)?;
             }
             Err(TryLockError::Error(source)) => {
-                return Err(Error::File { operation: "lock", path: path.to_owned(), source });
+                return Err(Error { operation: "lock", path: path.to_owned(), source });
             }
         }
         sign(&file).at("write", path)?;
@@ -31,7 +34,10 @@ impl EntryLock {
     }
 
     /// Takes the lock if nobody has it.
-    pub(crate) fn try_take(path: &Path) -> Result<Option<EntryLock>, Error> {
+    ///
+    /// # Errors
+    /// When the file can't be made or locked.
+    pub fn try_take(path: &Path) -> Result<Option<EntryLock>, Error> {
         let file = open(path)?;
         match file.try_lock() {
             Ok(()) => {
@@ -40,7 +46,7 @@ impl EntryLock {
             }
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(source)) => {
-                Err(Error::File { operation: "lock", path: path.to_owned(), source })
+                Err(Error { operation: "lock", path: path.to_owned(), source })
             }
         }
     }
