@@ -39,6 +39,7 @@ async fn lab(name: &str) -> (Lab, Arc<Notes>, tempfile::TempDir) {
         artifacts: folder.path().join("artifacts"),
         supervisor: notes.clone(),
         seed: 0,
+        checkpoints: false,
     };
     let spec = LabSpec { name: name.into(), machines: Vec::new() };
     (Lab::create(spec, options).await.expect("a lab"), notes, folder)

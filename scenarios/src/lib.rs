@@ -30,5 +30,9 @@ pub use suite::suite;
 struct WritingTests;
 
 #[cfg(doctest)]
+#[doc = include_str!("../../docs/checkpoints.md")]
+struct Checkpoints;
+
+#[cfg(doctest)]
 #[doc = include_str!("../../README.md")]
 struct Readme;

@@ -96,8 +96,12 @@ impl Machine {
         });
         let mut device = json!({ "driver": "virtio-net-pci" });
         for (key, value) in nic_device(nic, slot) {
-            // `speed` is a number in QMP; everything else is text.
-            device[key] = value.parse::<u32>().map_or_else(|_| json!(value), |n| json!(n));
+            // QMP has types where the command line has text.
+            device[key] = match value.as_str() {
+                "on" => json!(true),
+                "off" => json!(false),
+                _ => value.parse::<u32>().map_or_else(|_| json!(value), |n| json!(n)),
+            };
         }
         let plug = async {
             instance.qmp.execute_raw("netdev_add", netdev).await?;
