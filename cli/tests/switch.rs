@@ -41,6 +41,7 @@ impl Running {
             artifacts: artifacts.path().to_owned(),
             supervisor: Unsupervised::until(LIMIT),
             seed: 7,
+            checkpoints: false,
         };
         let spec = LabSpec { name: "rack".into(), machines: Vec::new() };
         let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -28,6 +28,7 @@ async fn empty_lab(artifacts: &Path) -> Lab {
         artifacts: artifacts.to_owned(),
         supervisor: Unsupervised::until(LIMIT),
         seed: 0,
+        checkpoints: false,
     };
     let spec = LabSpec { name: "empty".into(), machines: Vec::new() };
     Lab::create(spec, options).await.expect("a lab")

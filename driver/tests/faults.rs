@@ -68,6 +68,7 @@ impl Bench {
             artifacts: folder.path().join("artifacts"),
             supervisor: notes.clone(),
             seed: SEED,
+            checkpoints: false,
         };
         let machines = ["server-1", "server-2"].map(|name| machine(name, &image)).into();
         let lab = Lab::create(LabSpec { name: "lab".into(), machines }, options).await.expect("a lab");
