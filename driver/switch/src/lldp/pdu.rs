@@ -210,11 +210,12 @@ impl Lldpdu {
                 push(&mut frame, kind, &[cut(text, MAX_TEXT).as_bytes()]);
             }
         }
-        for OtherTlv { kind, value } in &self.other {
-            push(&mut frame, *kind, &[value]);
-        }
         if let Some(vid) = self.port_vlan {
             push(&mut frame, ORGANIZATION, &[&OUI_8021, &[PORT_VLAN_ID], &vid.to_be_bytes()]);
+        }
+        // After the port's VLAN: what else there was may have a second one, and the first counts.
+        for OtherTlv { kind, value } in &self.other {
+            push(&mut frame, *kind, &[value]);
         }
         for VlanName { vid, name } in &self.vlan_names {
             let name = cut(name, MAX_VLAN_NAME).as_bytes();
@@ -404,10 +405,9 @@ mod tests {
         expected.extend_from_slice(b"\x08\x0dserver-1/eth1");
         expected.extend_from_slice(b"\x0a\x04rack");
         expected.extend_from_slice(b"\x0c\x06switch");
-        expected.extend_from_slice(b"\x0e\x04\x00\x04\x00\x04");
         expected.extend_from_slice(b"\xfe\x06\x00\x80\xc2\x01\x00\x64");
-        expected.extend_from_slice(b"\xfe\x0f\x00\x80\xc2\x03\x00\xc8\x08VLAN0200");
-        expected.extend_from_slice(b"\x00\x00");
+        expected.extend_from_slice(b"\x0e\x04\x00\x04\x00\x04");
+        expected.extend_from_slice(b"\xfe\x0f\x00\x80\xc2\x03\x00\xc8\x08VLAN0200\x00\x00");
         assert_eq!(frame, expected);
         assert_eq!(Lldpdu::parse(&frame), Some(full()));
         assert_eq!(full().to_string(), "LLDP rack port eth1, 121 s");
@@ -433,6 +433,15 @@ mod tests {
     }
 
     #[test]
+    fn of_what_is_said_twice_the_first_counts_and_is_written_first() {
+        let good = full().to_frame(SRC);
+        let twice = b"\xfe\x06\x00\x80\xc2\x01\x00\x65\x0a\x05other";
+        let read = Lldpdu::parse(&[&good[..good.len() - 2], twice].concat()).unwrap();
+        assert_eq!((read.port_vlan, read.system_name.as_deref()), (Some(100), Some("rack")));
+        assert_eq!(Lldpdu::parse(&read.to_frame(SRC)), Some(read));
+    }
+
+    #[test]
     fn an_ordinary_frame_holds_it_whatever_there_is_to_say() {
         let long = "ü".repeat(200);
         let pdu = Lldpdu {
@@ -440,7 +449,6 @@ mod tests {
             system_name: Some(long.clone()),
             system_description: Some(long.clone()),
             vlan_names: (1..=4094).map(|vid| VlanName { vid, name: long.clone() }).collect(),
-            other: Vec::new(),
             ..full()
         };
         let frame = pdu.to_frame(SRC);
