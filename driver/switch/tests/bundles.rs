@@ -25,7 +25,11 @@ struct Rack {
 }
 
 fn mode() -> PortMode {
-    PortMode::Access { vlan: VlanId::new(1).unwrap() }
+    mode_of(1)
+}
+
+fn mode_of(vid: u16) -> PortMode {
+    PortMode::Access { vlan: VlanId::new(vid).unwrap() }
 }
 
 impl Rack {
@@ -255,4 +259,48 @@ fn mistakes_are_told_and_the_state_is_json() {
     let json = serde_json::to_string_pretty(&state).unwrap();
     assert!(json.contains("\"short_timeout\"") && json.contains("\"layer3+4\""), "{json}");
     assert_eq!(serde_json::from_str::<SwitchState>(&json).unwrap(), state);
+}
+
+#[test]
+fn what_waits_for_a_link_of_a_bundle_is_dropped_with_its_mode_and_its_admin_state() {
+    // What waits has the tags, and the leave to pass, of the time when it came.
+    let changes: [(DropReason, fn(&Rack)); 3] = [
+        (DropReason::ModeChanged, |rack| rack.sw.set_mode(rack.bundle, mode_of(2)).unwrap()),
+        (DropReason::AdminDown, |rack| rack.sw.set_admin(rack.bundle, false).unwrap()),
+        (DropReason::ModeChanged, |rack| rack.sw.remove_bundle(rack.bundle).unwrap()),
+    ];
+    for (reason, change) in changes {
+        let mut rack = Rack::new(LacpMode::Static);
+        for member in rack.members {
+            let long = Impairment::new().delay(Duration::from_secs(1800));
+            rack.sw.impair(ImpairTarget::Port(member), long).unwrap();
+        }
+        (0..10).for_each(|n| rack.station.send(&data(n)).unwrap());
+        let dropped = |rack: &Rack| -> u64 {
+            let ports = rack.members.map(|member| rack.port(member).counters.tx.dropped);
+            ports.iter().map(|dropped| dropped.get(&reason).copied().unwrap_or(0)).sum()
+        };
+        assert_eq!(dropped(&rack), 0);
+        change(&rack);
+        assert_eq!(dropped(&rack), 10);
+        assert_eq!(rack.members.map(|member| rack.port(member).delayed.frames), [0, 0]);
+    }
+}
+
+#[test]
+fn what_waits_for_a_port_does_not_wait_for_a_bundle() {
+    let mut rack = Rack::new(LacpMode::Static);
+    rack.sw.remove_bundle(rack.bundle).unwrap();
+    let [first, second] = rack.members;
+    for member in rack.members {
+        let long = Impairment::new().delay(Duration::from_secs(1800));
+        rack.sw.impair(ImpairTarget::Port(member), long).unwrap();
+    }
+    rack.station.send(&data(1)).unwrap();
+    assert_eq!(rack.members.map(|member| rack.port(member).delayed.frames), [1, 1]);
+    let bundle = BundleConfig::new("a/bond1", mode_of(2), [first]).lacp(LacpMode::Static);
+    let bundle = rack.sw.add_bundle(bundle).unwrap();
+    assert_eq!(rack.port(first).counters.tx.dropped[&DropReason::ModeChanged], 1);
+    rack.sw.add_member(bundle, second).unwrap();
+    assert_eq!(rack.port(second).counters.tx.dropped[&DropReason::ModeChanged], 1);
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Worker;
 use crate::balance;
 use crate::bundle::{BundleConfig, BundleState, LacpIdentity, MemberState};
+use crate::counters::DropReason;
 use crate::error::Error;
 use crate::event::EventKind;
 use crate::forwarder::PortId;
@@ -87,6 +88,9 @@ impl Worker {
             .forwarder
             .add_bundle(config.mode.clone(), config.hash, members)
             .ok_or_else(|| self.unknown(operation, config.name.clone()))?;
+        for member in members {
+            self.discard_delayed(*member, DropReason::ModeChanged);
+        }
         let identity = config.identity.unwrap_or_else(|| self.identity(id));
         let aggregator = Aggregator::new(&AggregatorConfig {
             mode: config.lacp,
@@ -116,8 +120,11 @@ impl Worker {
         let port_name = self.name_of(operation, member)?;
         self.not_in_bundle(operation, member)?;
         self.catch_up();
-        let unknown = self.unknown_bundle(operation, id);
-        let bundle = self.bundles.all.get_mut(&id).ok_or(unknown)?;
+        if !self.bundles.all.contains_key(&id) {
+            return Err(self.unknown_bundle(operation, id));
+        }
+        self.discard_delayed(member, DropReason::ModeChanged);
+        let Some(bundle) = self.bundles.all.get_mut(&id) else { return Ok(()) };
         self.forwarder.add_member(id, member);
         bundle.add(member);
         let bundle_name = bundle.name.to_string();
@@ -130,6 +137,10 @@ impl Worker {
         self.catch_up();
         let bundle =
             self.bundles.all.remove(&id).ok_or_else(|| self.unknown_bundle("remove a bundle", id))?;
+        // What is delayed has the tags of the bundle's mode.
+        for (member, _) in &bundle.numbers {
+            self.discard_delayed(*member, DropReason::ModeChanged);
+        }
         self.forwarder.remove_bundle(id);
         self.bundles.reckon();
         self.tell(EventKind::BundleRemoved { bundle: id, name: bundle.name.to_string() });
@@ -247,6 +258,14 @@ impl Worker {
                 counters.tx.offered += 1;
             }
             self.enqueue(port, None, &frame, now);
+        }
+    }
+
+    /// The ports whose wires a port or a bundle stands for.
+    pub(super) fn wires(&self, id: PortId) -> Vec<PortId> {
+        match self.bundles.all.get(&id) {
+            Some(bundle) => bundle.numbers.iter().map(|(member, _)| *member).collect(),
+            None => vec![id],
         }
     }
 

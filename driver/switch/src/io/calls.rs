@@ -85,7 +85,9 @@ impl Worker {
         // What was sent before the change is judged by the old mode.
         self.catch_up();
         // What is delayed has the old mode's tags.
-        self.discard_delayed(id, DropReason::ModeChanged);
+        for wire in self.wires(id) {
+            self.discard_delayed(wire, DropReason::ModeChanged);
+        }
         self.forwarder.set_mode(id, mode.clone());
         self.lldp_changed(id);
         self.tell(EventKind::ModeChanged { port: id, name, mode });
@@ -97,9 +99,11 @@ impl Worker {
         self.catch_up();
         self.forwarder.set_admin(id, up);
         if !up {
-            self.discard_delayed(id, DropReason::AdminDown);
-            let queued = self.connection(id).map_or(0, |connection| connection.queue.clear());
-            self.count(id, |tx| tx.drop(DropReason::AdminDown, queued));
+            for wire in self.wires(id) {
+                self.discard_delayed(wire, DropReason::AdminDown);
+                let queued = self.connection(wire).map_or(0, |connection| connection.queue.clear());
+                self.count(wire, |tx| tx.drop(DropReason::AdminDown, queued));
+            }
         }
         self.tell(EventKind::AdminChanged { port: id, name, up });
         self.link_changed(id);

@@ -1,9 +1,9 @@
 //! The switch's thread: sockets in, the forwarder, sockets out.
 //!
-//! It polls, reads 64 KiB at a time from each port that has something, forwards, and writes each port's queue with one
-//! call. It never waits for a peer: what a peer does not read is dropped when its queue is full, so that every port is
-//! always drained (a QEMU whose socket is full stops sending for good, measured with 10.0). Frames that an impairment
-//! delays wait in between, and the poll ends when the first of them is due.
+//! It polls, reads 128 KiB at a time from all ports together that have something, forwards, and writes each port's queue
+//! with one call. It never waits for a peer: what a peer does not read is dropped when its queue is full, so that every
+//! port is always drained (a QEMU whose socket is full stops sending for good, measured with 10.0). Frames that an
+//! impairment delays wait in between, and the poll ends when the first of them is due.
 
 mod bundles;
 mod calls;
@@ -27,6 +27,7 @@ use std::time::{Duration, Instant, SystemTime};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
+use rustix::io::ioctl_fionread;
 use tokio::sync::broadcast;
 
 use self::bundles::Bundles;
@@ -60,6 +61,15 @@ const EARLY_FLUSH: usize = 256 * 1024;
 
 /// How often in a row a port is read when all that its peer has sent so far is wanted: far more than sockets hold.
 const READS_TO_CATCH_UP: usize = 64;
+
+/// How much is read of all ports that have something before the others get their turn, in bytes, and how much of one at
+/// least. Each byte may leave by every other port: with 64 KiB of each, 32 ports that flood kept a frame of another
+/// VLAN waiting for a second on a busy machine.
+const READ_OF_ALL: usize = 128 * 1024;
+const READ_AT_LEAST: usize = 4 * 1024;
+
+/// How many connections a port takes in a row: who connects in a loop must not keep the others from being read.
+const ACCEPTS: usize = 16;
 
 /// What a call does on the switch's thread.
 pub(crate) type Command = Box<dyn FnOnce(&mut Worker) + Send>;
@@ -169,13 +179,15 @@ impl Worker {
                 }
                 self.stopping |= awake.is_ok_and(|bytes| bytes == 0);
             }
+            let readers = ready.iter().filter(|ready| ready.read).count();
+            let share = (READ_OF_ALL / readers.max(1)).max(READ_AT_LEAST);
             for Ready { source, read, write } in ready {
                 match source {
                     Source::Listener(port) => self.accept(port),
                     Source::Uplink(source) => self.serve_uplink(source),
                     Source::Peer(port) => {
                         if read {
-                            self.read(port, 1);
+                            self.read(port, 1, share);
                             self.flush_above(EARLY_FLUSH);
                         }
                         if write {
@@ -251,7 +263,8 @@ impl Worker {
     /// Takes waiting connections. The newest wins: a QEMU connects again when it believes that its old connection is
     /// dead, and this may be seen before the old one's end is.
     fn accept(&mut self, id: PortId) {
-        while let Some(port) = self.ports.get_mut(&id) {
+        for _ in 0..ACCEPTS {
+            let Some(port) = self.ports.get_mut(&id) else { return };
             match port.accept() {
                 Ok(None) => return,
                 Ok(Some(socket)) => self.connect(id, socket),
@@ -267,7 +280,7 @@ impl Worker {
 
     /// Makes the socket the port's connection.
     fn connect(&mut self, id: PortId, socket: UnixStream) {
-        self.read(id, READS_TO_CATCH_UP);
+        self.read_all(id);
         self.close(id, CloseReason::Replaced);
         let Some(port) = self.ports.get_mut(&id) else { return };
         let name = port.name.to_string();
@@ -310,9 +323,21 @@ impl Worker {
         self.link_changed(id);
     }
 
-    /// Reads what the port's peer sent, at most `reads` times 64 KiB (of an uplink, a bounded number of frames), and
-    /// forwards it.
-    fn read(&mut self, id: PortId, reads: usize) {
+    /// Reads and forwards what the port's peer has sent so far, and notices its end. Not what it sends meanwhile: one
+    /// that sends as fast as it can would never be read to the end.
+    fn read_all(&mut self, id: PortId) {
+        let Some(connection) = self.connection(id) else { return };
+        let waiting = match &connection.wire {
+            Wire::Stream { socket, .. } => ioctl_fionread(socket).ok(),
+            Wire::Packets(_) => None,
+        };
+        let waiting = waiting.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(usize::MAX);
+        self.read(id, READS_TO_CATCH_UP, waiting.saturating_add(1));
+    }
+
+    /// Reads what the port's peer sent, at most `reads` times and at most `bytes` (of an uplink, a bounded number of
+    /// frames), and forwards it.
+    fn read(&mut self, id: PortId, reads: usize, mut bytes: usize) {
         for _ in 0..reads {
             let Some(connection) = self.ports.get_mut(&id).and_then(|port| port.connection.as_mut()) else {
                 return;
@@ -323,12 +348,20 @@ impl Worker {
                 }
                 return;
             };
-            match socket.read(decoder.space()) {
+            let space = decoder.space();
+            let fits = space.len().min(bytes);
+            if fits == 0 {
+                return;
+            }
+            match socket.read(&mut space[..fits]) {
                 Ok(0) => {
                     let half_frame_bytes = decoder.pending();
                     return self.close(id, CloseReason::PeerClosed { half_frame_bytes });
                 }
-                Ok(bytes) => decoder.filled(bytes),
+                Ok(read) => {
+                    decoder.filled(read);
+                    bytes -= read;
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return self.close(id, CloseReason::Failed { error: error.to_string() }),
@@ -436,7 +469,7 @@ impl Worker {
         });
         if let Err(error) = result {
             // A peer that is gone may have sent something before it went.
-            self.read(id, READS_TO_CATCH_UP);
+            self.read_all(id);
             self.close(id, CloseReason::Failed { error: error.to_string() });
         }
     }
@@ -447,7 +480,7 @@ impl Worker {
         let ids: Vec<PortId> = self.ports.keys().copied().collect();
         for id in ids {
             self.accept(id);
-            self.read(id, READS_TO_CATCH_UP);
+            self.read_all(id);
             self.flush_above(EARLY_FLUSH);
         }
         self.serve_uplinks();

@@ -162,7 +162,7 @@ impl Worker {
     }
 
     fn unplug(&mut self, id: PortId) {
-        self.read(id, READS_TO_CATCH_UP);
+        self.read_all(id);
         let name = self.ports.get(&id).map(|port| port.name.to_string()).unwrap_or_default();
         self.drop_port(id, name);
     }
