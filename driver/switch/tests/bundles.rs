@@ -264,7 +264,8 @@ fn mistakes_are_told_and_the_state_is_json() {
 #[test]
 fn what_waits_for_a_link_of_a_bundle_is_dropped_with_its_mode_and_its_admin_state() {
     // What waits has the tags, and the leave to pass, of the time when it came.
-    let changes: [(DropReason, fn(&Rack)); 3] = [
+    type Change = fn(&Rack);
+    let changes: [(DropReason, Change); 3] = [
         (DropReason::ModeChanged, |rack| rack.sw.set_mode(rack.bundle, mode_of(2)).unwrap()),
         (DropReason::AdminDown, |rack| rack.sw.set_admin(rack.bundle, false).unwrap()),
         (DropReason::ModeChanged, |rack| rack.sw.remove_bundle(rack.bundle).unwrap()),
