@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use process::{Child, RunDir};
-use switch::{BundleConfig, LacpMode, PortConfig, PortId, Switch, SwitchOptions};
+use switch::{BundleConfig, LacpMode, LldpConfig, PortConfig, PortId, Switch, SwitchOptions};
 
 use crate::checkpoint::Checkpoint;
 use crate::death::Died;
@@ -127,6 +127,7 @@ impl Lab {
         fs_err::create_dir_all(&scratch).map_err(Error::file("making", &scratch))?;
         run.own(&scratch).map_err(|source| Error::Run { source })?;
         let switch = Switch::start(SwitchOptions { seed, ..SwitchOptions::new(&spec.name, run.path()) })?;
+        switch.set_lldp(Some(LldpConfig::new()))?;
         switch.capture_to(&net.join(format!("{}.pcapng", spec.name)), &switch::FrameFilter::new())?;
         let context = Arc::new(Context {
             qemu,

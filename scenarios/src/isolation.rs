@@ -5,8 +5,8 @@ use switch::{CapturedFrame, Direction, FrameFilter, VlanId};
 
 use crate::cluster::Cluster;
 
-/// The EtherType of LACP (IEEE 802.3 Annex 57A): the switch speaks it itself, untagged, on any port.
-const SLOW_PROTOCOLS: u16 = 0x8809;
+/// The EtherTypes of LACP (IEEE 802.3 Annex 57A) and LLDP (802.1AB): the switch speaks them itself, untagged, on any port.
+const ITS_OWN: [u16; 2] = [0x8809, 0x88cc];
 
 /// Asserts on the capture that two networks, each a VLAN of the trunks, were both used and kept apart: every frame
 /// that left a port had one of the two tags, and no frame with one tag carries an address of the other's network.
@@ -38,7 +38,7 @@ pub fn kept_apart(c: &Cluster, networks: [&str; 2]) -> anyhow::Result<()> {
         }
     }
     let mut untagged = switch.frames(&FrameFilter::new().direction(Direction::Out).untagged())?;
-    untagged.retain(|frame| frame.summary().is_none_or(|s| s.ethertype != SLOW_PROTOCOLS));
+    untagged.retain(|frame| frame.summary().is_none_or(|s| !ITS_OWN.contains(&s.ethertype)));
     ensure!(untagged.is_empty(), "untagged frames left a trunk: {}", describe(&untagged));
     Ok(())
 }

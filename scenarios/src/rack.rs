@@ -16,7 +16,7 @@ use images::injection::{self, CREDENTIALS_SINCE, Injection};
 use images::{Image, WayIn};
 use profiles::Profile;
 use profiles::render;
-use switch::{PortMode, VlanId, VlanSet};
+use switch::{LldpConfig, PortMode, VlanId, VlanSet};
 
 use crate::assets::Assets;
 use crate::dhcp::{Dhcp, LabServices};
@@ -124,9 +124,20 @@ pub(crate) struct Launched {
 
 /// Starts the hosts on the lab's switch, and hands all of it to the harness.
 fn attach(t: &Testbed, lab: Lab, profile: &Profile) -> anyhow::Result<(Launched, SubjectId)> {
+    name_vlans(profile, &lab)?;
     let LabServices { hosts, dhcp } = LabServices::start(profile, lab.switch())?;
     let id = t.attach(Arc::new(LabSubject::watched(lab.clone(), hosts)));
     Ok((Launched { lab, dhcp }, id))
+}
+
+/// The switch tells by LLDP what the VLANs of its ports are called: as the profile's networks.
+fn name_vlans(profile: &Profile, lab: &Lab) -> anyhow::Result<()> {
+    let name = |network: &profiles::Network| {
+        let vlan = profile.switch_vlan(&network.name)?;
+        Ok((VlanId::new(vlan).with_context(|| format!("{vlan} is no VLAN id"))?, network.name.clone()))
+    };
+    let vlan_names = profile.networks().iter().map(name).collect::<anyhow::Result<_>>()?;
+    Ok(lab.switch().set_lldp(Some(LldpConfig { vlan_names, ..LldpConfig::new() }))?)
 }
 
 type Edit = Box<dyn Fn(&mut LabSpec) + Send + Sync>;

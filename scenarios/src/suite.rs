@@ -14,6 +14,9 @@ fn classify(error: &anyhow::Error) -> Option<Class> {
         if let Some(driver) = cause.downcast_ref::<Error>() {
             return Some(of_driver(driver));
         }
+        if cause.downcast_ref::<switch::Error>().is_some_and(switch::Error::is_assertion) {
+            return Some(Class::Product);
+        }
         if cause.is::<images::Error>() || cause.is::<process::Error>() || cause.is::<switch::Error>() {
             return Some(Class::Infra);
         }

@@ -10,6 +10,13 @@ fn main() -> ExitCode {
 async fn network(t: &mut Testbed) -> Result {
     let c = Cluster::on(profiles::simple()).servers(2).launch(t).await?;
     t.step("both boot and have their addresses", async || c.wait_ready().await).await?;
+    t.step("the guest is told where it is plugged in", async || {
+        // The switch says so every 30 s, and said it first before the guest had booted.
+        let told = "networkctl lldp --no-legend eth1 | grep -F server-1/eth1";
+        c["server-1"].wait_until_succeeds(told).within(secs(45)).await?;
+        Ok(())
+    })
+    .await?;
     t.step("ping both ways", async || c.ping_all("cluster").await).await?;
     for (from, to) in [("server-1", "server-2"), ("server-2", "server-1")] {
         t.step(format!("TCP from {from} to {to}"), async || tcp(&c, from, to).await).await?;

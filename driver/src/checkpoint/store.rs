@@ -128,7 +128,7 @@ impl Store {
         };
         let all = names(&self.root.join("entries"))?.into_iter().map(listed);
         let mut all = all.collect::<Result<Vec<Listed>, CheckpointError>>()?;
-        all.sort_by(|a, b| b.used.cmp(&a.used));
+        all.sort_by_key(|listed| std::cmp::Reverse(listed.used));
         Ok(all)
     }
 

@@ -72,7 +72,7 @@ impl Guest<'_> {
     fn nic(&self, nic: &Nic) -> Ini {
         let Some(bond) = self.bond_of(nic) else { return self.carrier(match_nic(nic), &nic.name, None) };
         let ini = self.link_section(match_nic(nic), self.mtu(&bond.name), Online::No);
-        let ini = quiet(ini.section("Network").set("Bond", &bond.name));
+        let ini = quiet(ini.section("Network").set("Bond", &bond.name).set("LLDP", "yes"));
         match &bond.mode {
             BondMode::ActiveBackup { primary: Some(primary) } if *primary == nic.name => {
                 ini.set("PrimarySlave", "yes")
@@ -112,6 +112,10 @@ impl Guest<'_> {
             (None, None) => Online::Carrier,
         };
         let mut ini = self.link_section(ini, self.mtu(name), online).section("Network");
+        if bond.is_none() {
+            // `networkctl lldp` tells where the NIC is plugged in. The default is to listen to routers only.
+            ini = ini.set("LLDP", "yes");
+        }
         for attachment in networks().filter_map(|network| self.machine.attachment(&network.name)) {
             if attachment.vlan.is_some() {
                 ini = ini.set("VLAN", &attachment.interface);

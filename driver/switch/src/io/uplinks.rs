@@ -6,10 +6,10 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Worker;
 use super::packet::{PacketIo, Received};
 use super::port::{Connection, IoPort, Wire};
 use super::vde::{Newcomer, Outcome, VdeServer, VdeSource};
-use super::{READS_TO_CATCH_UP, Worker};
 use crate::error::Error;
 use crate::event::{CloseReason, EventKind};
 use crate::forwarder::PortId;
