@@ -66,6 +66,10 @@ pub enum DropReason {
     InterfaceDown,
     /// The system knows no way to the peer of a VXLAN uplink, or does not let frames to it pass.
     Unreachable,
+    /// A guest on a vhost-user port gave a buffer that is not in its memory, or is shorter than a header.
+    BadDescriptor,
+    /// A guest on a vhost-user port asked for a checksum or a segmentation that cannot be done with the frame.
+    BadOffload,
 }
 
 impl fmt::Display for DropReason {
@@ -98,6 +102,8 @@ impl fmt::Display for DropReason {
             DropReason::Merged => "the kernel has merged many frames into it (GRO, LRO or TSO)",
             DropReason::InterfaceDown => "the interface is down",
             DropReason::Unreachable => "there is no way to the uplink's peer",
+            DropReason::BadDescriptor => "the guest's buffer is not in its memory",
+            DropReason::BadOffload => "the offload that the guest asks for is impossible",
         })
     }
 }

@@ -130,6 +130,20 @@ pub enum Error {
         bundle: String,
     },
 
+    /// The frames of a vhost-user port pass without being looked at.
+    #[error(
+        "switch {switch}: {operation}: port {port} is a vhost-user port, whose frames pass through shared memory without \
+         capture and without impairments; do it to other ports by name, or give this NIC a plain one"
+    )]
+    FastPort {
+        /// The switch.
+        switch: String,
+        /// What was asked for.
+        operation: &'static str,
+        /// The port's name.
+        port: String,
+    },
+
     /// No such bundle, or it was removed already.
     #[error("switch {switch}: {operation}: there is no bundle {bundle}; there are: {known}")]
     UnknownBundle {

@@ -11,6 +11,7 @@ use crate::impair::{ImpairTarget, Impairment, ImpairmentId};
 use crate::lacp::LeaveReason;
 use crate::lldp::{ChassisId, PortIdentity};
 use crate::partition::{PartitionId, PartitionSpec};
+use crate::state::FastState;
 use crate::uplink::{UplinkId, UplinkKind, VdeClient, VdeRefusal};
 use crate::vlan::PortMode;
 
@@ -95,6 +96,16 @@ pub enum EventKind {
         name: String,
         /// The system's message.
         error: String,
+    },
+    /// A vhost-user port began to pass frames through the guest's memory, or ceased to.
+    FastChanged {
+        /// The port.
+        port: PortId,
+        /// Its name.
+        name: String,
+        /// How it is now.
+        #[serde(flatten)]
+        state: FastState,
     },
     /// A port was set up or down.
     AdminChanged {

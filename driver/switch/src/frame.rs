@@ -109,6 +109,11 @@ impl Frame {
         Frame(wire.into())
     }
 
+    /// Takes a frame together with its length prefix, without copying.
+    pub(crate) fn from_shared(wire: Arc<[u8]>) -> Frame {
+        Frame(wire)
+    }
+
     /// The frame with its length prefix, as QEMU's stream backend has it.
     pub(crate) fn wire(&self) -> &[u8] {
         &self.0

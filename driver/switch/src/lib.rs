@@ -69,6 +69,7 @@ mod io;
 pub mod lacp;
 pub mod lldp;
 mod mac;
+mod offload;
 mod partition;
 mod pcapng;
 mod ring;
@@ -78,6 +79,7 @@ mod summary;
 mod switch;
 mod tap;
 mod uplink;
+mod vhost;
 mod vlan;
 
 pub use balance::HashPolicy;
@@ -98,7 +100,7 @@ pub use mac::Mac;
 pub use partition::{PartitionId, PartitionSpec};
 pub use ring::{CapturedFrame, Direction};
 pub use state::{
-    FrameQueue, ImpairmentState, PartitionState, PortState, RingState, ServiceState, SwitchState,
+    FastState, FrameQueue, ImpairmentState, PartitionState, PortState, RingState, ServiceState, SwitchState,
 };
 pub use stream::{BadLength, PREFIX, StreamDecoder};
 pub use summary::{Arp, Icmp, Ip, NetSummary, Summary, Tcp, TcpFlags, Transport, Udp, WireTag};

@@ -42,6 +42,8 @@ pub struct PortState {
     pub connected: bool,
     /// The socket that it listens on; `None` for an uplink's.
     pub socket: Option<PathBuf>,
+    /// How it is as a vhost-user port, if it is one ([`crate::PortConfig::fast`]).
+    pub fast: Option<FastState>,
     /// What waits for its peer.
     pub queue: FrameQueue,
     /// What impairments hold back from that queue.
@@ -51,6 +53,18 @@ pub struct PortState {
     /// Who was heard by LLDP, while the switch speaks it.
     #[serde(default)]
     pub neighbours: Vec<Neighbour>,
+}
+
+/// How a vhost-user port is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FastState {
+    /// Whether frames pass through memory shared with the guest: QEMU has negotiated, the guest's driver has started,
+    /// and both of its rings are sound.
+    pub running: bool,
+    /// The virtio features that the guest's driver agreed to; 0 before it did.
+    pub features: u64,
+    /// Why it does not run, if what QEMU or the guest wrote is the reason: the latest.
+    pub problem: Option<String>,
 }
 
 /// One partition in force.

@@ -83,12 +83,22 @@ pub struct PortConfig {
     pub name: String,
     /// Its VLANs.
     pub mode: PortMode,
+    /// Whether it is a vhost-user port: QEMU connects to it with `-netdev vhost-user`, and frames pass through memory
+    /// shared with the guest, with checksums and TCP segments left undone as far as the guests agree on that. The price:
+    /// it can't be captured, impaired or taken by a [`Channel`].
+    pub fast: bool,
 }
 
 impl PortConfig {
-    /// A port, up.
+    /// A port, up, for `-netdev stream`.
     pub fn new(name: impl Into<String>, mode: PortMode) -> PortConfig {
-        PortConfig { name: name.into(), mode }
+        PortConfig { name: name.into(), mode, fast: false }
+    }
+
+    /// The same, as a vhost-user port or not.
+    #[must_use]
+    pub fn fast(self, fast: bool) -> PortConfig {
+        PortConfig { fast, ..self }
     }
 }
 
@@ -195,7 +205,7 @@ impl Switch {
     pub fn add_port(&self, config: PortConfig) -> Result<PortId, Error> {
         let (switch, dir) = (self.inner.name.to_string(), self.inner.dir.clone());
         self.call("add a port", move |worker| {
-            worker.add_port(&config.name, config.mode, |id| {
+            worker.add_port(&config.name, config.mode, config.fast, |id| {
                 let path = dir.join(format!("{}.{id}", file_name(&switch)));
                 let length = path.as_os_str().as_bytes().len();
                 if length > LONGEST_PATH {
@@ -215,7 +225,7 @@ impl Switch {
         self.call("remove a port", move |worker| worker.remove_port(port))?
     }
 
-    /// The socket that QEMU's `-netdev stream` for this port connects to. It may connect and reconnect at any time; when
+    /// The socket that QEMU's `-netdev stream`, or the `-chardev` of its `-netdev vhost-user`, connects to. It may connect and reconnect at any time; when
     /// a second one connects, it takes the place of the first, which is closed.
     ///
     /// # Errors
@@ -227,7 +237,7 @@ impl Switch {
     /// Connects this process to a port, in place of what was connected.
     ///
     /// # Errors
-    /// [`Error::UnknownPort`]; [`Error::Start`] if the system gives no socket pair.
+    /// [`Error::UnknownPort`]; [`Error::FastPort`]; [`Error::Start`] if the system gives no socket pair.
     pub fn attach_channel(&self, port: PortId) -> Result<Channel, Error> {
         let start = |source| Error::Start { switch: self.inner.name.to_string(), source };
         let (ours, theirs) = UnixStream::pair().map_err(start)?;
@@ -273,7 +283,8 @@ impl Switch {
     /// that goes on at once.
     ///
     /// # Errors
-    /// [`Error::UnknownPort`]; [`Error::Impairment`] with all that is wrong with it.
+    /// [`Error::UnknownPort`]; [`Error::FastPort`] if one of the ports is a vhost-user port; [`Error::Impairment`] with
+    /// all that is wrong with it.
     pub fn impair(&self, target: ImpairTarget, impairment: Impairment) -> Result<ImpairmentId, Error> {
         self.call("impair", move |worker| worker.impair(target, impairment))?
     }

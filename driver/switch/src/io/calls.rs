@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Worker;
+use super::fast::FastPort;
 use super::port::{IoPort, Listener};
 use crate::capture::{Capture, CaptureId};
 use crate::counters::DropReason;
@@ -25,6 +26,7 @@ impl Worker {
         &mut self,
         name: &str,
         mode: PortMode,
+        fast: bool,
         path: impl FnOnce(PortId) -> Result<PathBuf, Error>,
     ) -> Result<PortId, Error> {
         if self.has_port_named(name) {
@@ -42,7 +44,9 @@ impl Worker {
         });
         match listening {
             Ok(listener) => {
-                self.ports.insert(id, IoPort::new(Arc::clone(&name), Some(listener)));
+                let mut port = IoPort::new(Arc::clone(&name), Some(listener));
+                port.fast = fast.then(FastPort::default);
+                self.ports.insert(id, port);
                 self.names.push(Arc::clone(&name));
                 self.tell(EventKind::PortAdded { port: id, name: name.to_string(), mode });
                 Ok(id)
@@ -67,7 +71,7 @@ impl Worker {
     pub(super) fn drop_port(&mut self, id: PortId, name: String) {
         self.leave_bundle(id);
         self.discard_delayed(id, DropReason::PortRemoved);
-        let queued = self.connection(id).map_or(0, |connection| connection.queue.state().frames);
+        let queued = self.ports.get(&id).map_or(0, |port| port.queue().frames);
         self.count(id, |tx| tx.drop(DropReason::PortRemoved, queued));
         let counters = self.forwarder.counters(id).cloned().unwrap_or_default();
         // While it still has a name.
@@ -101,7 +105,7 @@ impl Worker {
         if !up {
             for wire in self.wires(id) {
                 self.discard_delayed(wire, DropReason::AdminDown);
-                let queued = self.connection(wire).map_or(0, |connection| connection.queue.clear());
+                let queued = self.ports.get_mut(&wire).map_or(0, IoPort::clear);
                 self.count(wire, |tx| tx.drop(DropReason::AdminDown, queued));
             }
         }
@@ -114,6 +118,7 @@ impl Worker {
         let operation = "attach a channel";
         let name = self.name_of(operation, id)?;
         self.not_of_uplink(operation, id)?;
+        self.not_fast(operation, id)?;
         self.connect(id, socket);
         Ok(name)
     }
@@ -148,9 +153,10 @@ impl Worker {
                 mode: self.forwarder.mode(*id)?.clone(),
                 bundle: self.forwarder.bundle_of(*id),
                 admin: self.forwarder.admin(*id)?,
-                connected: port.connection.is_some(),
+                connected: port.is_connected(),
                 socket: port.listener.as_ref().map(|listener| listener.path.clone()),
-                queue: port.connection.as_ref().map(|peer| peer.queue.state()).unwrap_or_default(),
+                fast: port.fast.as_ref().map(|fast| fast.state().clone()),
+                queue: port.queue(),
                 delayed: self.shaper.load(*id),
                 counters: self.forwarder.counters(*id)?.clone(),
                 neighbours: self.neighbours(*id),
@@ -195,15 +201,20 @@ impl Worker {
         self.forwarder.flush();
     }
 
-    /// The ring, and whether all of `ports` are or were ports.
-    pub(crate) fn snapshot(&mut self, ports: &[String]) -> Result<Snapshot, Error> {
-        self.known("search the capture", ports)?;
+    /// The ring, and whether all of `ports` are or were ports; with `whole`, whether all of their frames could be in it.
+    pub(crate) fn snapshot(&mut self, ports: &[String], whole: bool) -> Result<Snapshot, Error> {
+        let operation = "search the capture";
+        self.known(operation, ports)?;
+        if whole || !ports.is_empty() {
+            self.captured_ports(operation, ports)?;
+        }
         self.catch_up();
         Ok(self.ring.snapshot())
     }
 
     pub(crate) fn add_capture(&mut self, ports: &[String], capture: Capture) -> Result<CaptureId, Error> {
         self.known("capture", ports)?;
+        self.captured_ports("capture", ports)?;
         self.catch_up();
         let id = CaptureId(self.next_capture);
         self.next_capture += 1;
@@ -213,6 +224,7 @@ impl Worker {
 
     pub(crate) fn add_tap(&mut self, ports: &[String], tap: Tap) -> Result<Duration, Error> {
         self.known("capture", ports)?;
+        self.captured_ports("capture", ports)?;
         // What was sent before is not of this capture.
         self.catch_up();
         self.taps.push(tap);

@@ -83,6 +83,12 @@ impl Worker {
                 format!("{} to {}", self.name_of(operation, from)?, self.name_of(operation, to)?)
             }
         };
+        match target {
+            ImpairTarget::Port(port) => self.not_fast(operation, port)?,
+            ImpairTarget::Pair { from, to } => {
+                self.not_fast(operation, from).and_then(|()| self.not_fast(operation, to))?;
+            }
+        }
         let mut problems = impairment.problems();
         if matches!(target, ImpairTarget::Pair { from, to } if from == to) {
             problems.push("no frame leaves by the port that it came in by".to_owned());

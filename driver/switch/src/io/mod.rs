@@ -8,6 +8,7 @@
 mod bundles;
 mod calls;
 mod device;
+mod fast;
 mod impair;
 mod interface;
 mod lldp;
@@ -45,9 +46,11 @@ use crate::event::{CloseReason, Event, EventKind};
 use crate::forwarder::{Egress, Forwarder, PortId};
 use crate::frame::{Form, Frame};
 use crate::impair::{Fate, Shaper};
+use crate::offload::Offload;
 use crate::ring::{CapturedFrame, Direction, Ring};
 use crate::stream::BadLength;
 use crate::tap::Tap;
+use crate::vhost::Received;
 use crate::vlan::VlanId;
 
 /// How often aged addresses are freed.
@@ -112,6 +115,7 @@ pub(crate) struct Worker {
     fates: Vec<Fate>,
     uplinks: Uplinks,
     packet: Box<[u8]>,
+    received: Vec<Received>,
     stopping: bool,
 }
 
@@ -160,6 +164,7 @@ impl Worker {
             fates: Vec::new(),
             uplinks: Uplinks::default(),
             packet: vec![0; PACKET_BUFFER].into(),
+            received: Vec::new(),
             stopping: false,
         }
     }
@@ -180,6 +185,7 @@ impl Worker {
             }
             let readers = ready.iter().filter(|ready| ready.read).count();
             let share = (READ_OF_ALL / readers.max(1)).max(READ_AT_LEAST);
+            self.read_fast_on();
             for Ready { source, read, write } in ready {
                 match source {
                     Source::Listener(port) => self.accept(port),
@@ -236,6 +242,15 @@ impl Worker {
                 polled.push(PollFd::new(connection.fd(), interest));
                 owners.push(Source::Peer(*id));
             }
+            if let Some(fast) = &port.fast {
+                for fd in fast.polled() {
+                    polled.push(PollFd::new(fd, PollFlags::POLLIN));
+                    owners.push(Source::Peer(*id));
+                }
+                if fast.has_more() {
+                    until = now;
+                }
+            }
         }
         for (source, fd) in self.uplinks.sources(now) {
             polled.push(PollFd::new(fd, PollFlags::POLLIN));
@@ -282,6 +297,9 @@ impl Worker {
         self.read_all(id);
         self.close(id, CloseReason::Replaced);
         let Some(port) = self.ports.get_mut(&id) else { return };
+        if port.fast.is_some() {
+            return self.connect_fast(id, socket);
+        }
         let name = port.name.to_string();
         match Connection::stream(socket, self.queue_bytes) {
             Ok(connection) => {
@@ -305,6 +323,9 @@ impl Worker {
     /// Ends the port's connection, if it has one.
     fn close(&mut self, id: PortId, why: CloseReason) {
         let Some(port) = self.ports.get_mut(&id) else { return };
+        if port.fast.is_some() {
+            return self.close_fast(id, why);
+        }
         let Some(connection) = port.connection.take() else { return };
         let name = port.name.to_string();
         self.forwarder.set_link(id, false);
@@ -325,6 +346,9 @@ impl Worker {
     /// Reads and forwards what the port's peer has sent so far, and notices its end. Not what it sends meanwhile: one
     /// that sends as fast as it can would never be read to the end.
     fn read_all(&mut self, id: PortId) {
+        if self.fast(id).is_some() {
+            return self.read_fast(id, fast::BATCHES_OF_A_RING);
+        }
         let Some(connection) = self.connection(id) else { return };
         let waiting = match &connection.wire {
             Wire::Stream { socket, .. } => ioctl_fionread(socket).ok(),
@@ -337,6 +361,9 @@ impl Worker {
     /// Reads what the port's peer sent, at most `reads` times and at most `bytes` (of an uplink, a bounded number of
     /// frames), and forwards it.
     fn read(&mut self, id: PortId, reads: usize, mut bytes: usize) {
+        if self.fast(id).is_some() {
+            return self.read_fast(id, 1);
+        }
         for _ in 0..reads {
             let Some(connection) = self.ports.get_mut(&id).and_then(|port| port.connection.as_mut()) else {
                 return;
@@ -372,7 +399,7 @@ impl Worker {
                     return;
                 };
                 match decoder.next_frame() {
-                    Ok(Some(frame)) => self.forward(id, &frame, now),
+                    Ok(Some(frame)) => self.forward(id, &frame, Offload::NONE, now),
                     Ok(None) => break,
                     Err(BadLength { length }) => return self.close(id, CloseReason::BadLength { length }),
                 }
@@ -381,7 +408,7 @@ impl Worker {
     }
 
     /// One frame through the forwarder and into queues and captures.
-    fn forward(&mut self, from: PortId, frame: &Frame, now: Duration) {
+    fn forward(&mut self, from: PortId, frame: &Frame, offload: Offload, now: Duration) {
         if self.take_pdu(from, frame, now) || self.take_lldpdu(from, frame, now) {
             return self.record(from, Direction::In, None, None, frame, now);
         }
@@ -399,7 +426,8 @@ impl Worker {
                         Form::Tagged => tagged.get_or_insert_with(change),
                         Form::Untagged => untagged.get_or_insert_with(change),
                     };
-                    self.depart(from, copy.port, vlan, out, now);
+                    let offload = offload.moved(frame.len(), out.len());
+                    self.deliver(from, copy.port, vlan, (out, offload), now);
                 }
             }
         }
@@ -407,6 +435,9 @@ impl Worker {
     }
 
     fn enqueue(&mut self, to: PortId, vlan: Option<VlanId>, frame: &Frame, now: Duration) {
+        if self.fast(to).is_some() {
+            return self.enqueue_fast(to, frame, Offload::NONE);
+        }
         let reason = match self.connection(to) {
             Some(connection) => (!connection.queue.push(frame.clone())).then_some(DropReason::QueueFull),
             None => Some(DropReason::Disconnected),
@@ -427,7 +458,8 @@ impl Worker {
         frame: &Frame,
         at: Duration,
     ) {
-        let Some(port) = self.ports.get(&id) else { return };
+        // A vhost-user port is fast because nobody looks at its frames.
+        let Some(port) = self.ports.get(&id).filter(|port| port.fast.is_none()) else { return };
         let captured = CapturedFrame {
             number: self.captured,
             at,
@@ -450,7 +482,7 @@ impl Worker {
 
     /// Writes every queue that holds more than `bytes`.
     fn flush_above(&mut self, bytes: usize) {
-        let full = |port: &IoPort| port.connection.as_ref().is_some_and(|peer| peer.queue.cost() > bytes);
+        let full = |port: &IoPort| port.queue().bytes > bytes as u64;
         let ids: Vec<PortId> = self.ports.iter().filter(|(_, port)| full(port)).map(|(id, _)| *id).collect();
         for id in ids {
             self.flush(id);
@@ -459,6 +491,9 @@ impl Worker {
 
     /// Writes as much of the port's queue as its peer takes.
     fn flush(&mut self, id: PortId) {
+        if self.fast(id).is_some() {
+            return self.flush_fast(id);
+        }
         let Some(connection) = self.connection(id) else { return };
         let (sent, result) = connection.flush();
         self.count(id, |tx| {

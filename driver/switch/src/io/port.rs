@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::fast::FastPort;
 use super::packet::PacketIo;
 use super::queue::{EgressQueue, Sent};
+use crate::state::FrameQueue;
 use crate::stream::StreamDecoder;
 
 /// How frames come from and go to a peer.
@@ -100,13 +102,37 @@ pub(crate) struct IoPort {
     /// Where peers connect; an uplink brings its own.
     pub(crate) listener: Option<Listener>,
     pub(crate) connection: Option<Connection>,
+    /// What a vhost-user port has in the place of `connection`.
+    pub(crate) fast: Option<FastPort>,
     /// Until when new connections are left waiting, because taking one failed.
     pub(crate) muted_until: Option<Duration>,
 }
 
 impl IoPort {
     pub(crate) fn new(name: Arc<str>, listener: Option<Listener>) -> IoPort {
-        IoPort { name, listener, connection: None, muted_until: None }
+        IoPort { name, listener, connection: None, fast: None, muted_until: None }
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.connection.is_some() || self.fast.as_ref().is_some_and(FastPort::is_connected)
+    }
+
+    /// What waits for its peer.
+    pub(crate) fn queue(&self) -> FrameQueue {
+        match (&self.fast, &self.connection) {
+            (Some(fast), _) => fast.queue(),
+            (None, Some(connection)) => connection.queue.state(),
+            (None, None) => FrameQueue::default(),
+        }
+    }
+
+    /// Forgets what waits, as far as it is not yet begun, and answers how many frames that were.
+    pub(crate) fn clear(&mut self) -> u64 {
+        match (&mut self.fast, &mut self.connection) {
+            (Some(fast), _) => fast.clear(),
+            (None, Some(connection)) => connection.queue.clear(),
+            (None, None) => 0,
+        }
     }
 
     /// The next waiting connection, if there is one.

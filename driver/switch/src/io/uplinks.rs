@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::event::{CloseReason, EventKind};
 use crate::forwarder::PortId;
 use crate::frame::Frame;
+use crate::offload::Offload;
 use crate::uplink::{UplinkConfig, UplinkId, UplinkKind, UplinkState, VdeRefusal};
 use crate::vlan::PortMode;
 
@@ -180,7 +181,7 @@ impl Worker {
             match io.receive(&mut self.packet) {
                 Ok(Received::Frame(range)) => {
                     let frame = Frame::new(&self.packet[range]);
-                    self.forward(id, &frame, now);
+                    self.forward(id, &frame, Offload::NONE, now);
                 }
                 Ok(Received::Dropped { reason, bytes }) => {
                     if let Some(counters) = self.forwarder.counters_mut(id) {

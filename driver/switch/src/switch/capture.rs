@@ -20,9 +20,10 @@ impl Switch {
     /// # Errors
     /// [`Error::Evicted`] if the ring no longer holds all of the time from the filter's `since` on (without one: from
     /// the switch's start), whether or not such a frame was among those evicted; [`Error::UnknownPort`] if the filter
-    /// names a port that there never was.
+    /// names a port that there never was; [`Error::FastPort`] if it names a vhost-user port, or names no port while the
+    /// switch has one: an answer would leave out its frames.
     pub fn frames(&self, filter: &FrameFilter) -> Result<Vec<CapturedFrame>, Error> {
-        let snapshot = self.snapshot(filter)?;
+        let snapshot = self.snapshot(filter, true)?;
         if let Some(evicted_until) = snapshot.lost_to(filter) {
             return Err(Error::Evicted {
                 switch: self.inner.name.to_string(),
@@ -36,20 +37,22 @@ impl Switch {
     }
 
     /// The frames that the ring still holds, oldest first, and nothing about those it does not: for diagnosis, not for
-    /// assertions.
+    /// assertions. Frames of vhost-user ports are not among them.
     ///
     /// # Errors
-    /// [`Error::UnknownPort`] if the filter names a port that there never was.
+    /// [`Error::UnknownPort`] if the filter names a port that there never was; [`Error::FastPort`] if it names a
+    /// vhost-user port.
     pub fn recent_frames(&self, filter: &FrameFilter) -> Result<Vec<CapturedFrame>, Error> {
-        Ok(self.snapshot(filter)?.select(filter))
+        Ok(self.snapshot(filter, false)?.select(filter))
     }
 
-    /// Writes what the ring still holds to a pcapng file; how many frames that were.
+    /// Writes what the ring still holds to a pcapng file; how many frames that were. Those of vhost-user ports are not
+    /// among them.
     ///
     /// # Errors
     /// [`Error::Write`].
     pub fn dump_pcapng(&self, path: &Path) -> Result<usize, Error> {
-        let snapshot = self.snapshot(&FrameFilter::new())?;
+        let snapshot = self.snapshot(&FrameFilter::new(), false)?;
         let comment = match snapshot.state.evicted {
             0 => String::new(),
             evicted => format!("{evicted} older frames are missing: the capture ring was full"),
@@ -75,7 +78,8 @@ impl Switch {
     ///
     /// # Errors
     /// [`Error::Write`] if the file cannot be made; [`Error::UnknownPort`] if the filter names a port that there never
-    /// was.
+    /// was; [`Error::FastPort`] as [`Switch::frames`]. A capture of all ports that began before there was a vhost-user
+    /// port goes on without that port.
     pub fn capture_to(&self, path: &Path, filter: &FrameFilter) -> Result<CaptureId, Error> {
         let encoder = Encoder::new(self.inner.clock.epoch, &self.inner.name, "");
         let (events, clock, failed_path) = (self.inner.events.clone(), self.inner.clock, path.to_owned());
@@ -105,7 +109,7 @@ impl Switch {
     /// by. While no capture is held, none costs anything.
     ///
     /// # Errors
-    /// [`Error::UnknownPort`] if the filter names a port that there never was.
+    /// [`Error::UnknownPort`] if the filter names a port that there never was; [`Error::FastPort`] as [`Switch::frames`].
     pub fn capture(&self, filter: FrameFilter) -> Result<FrameCapture, Error> {
         let ports = filter.ports.clone();
         let (tap, inbox) = tap::pair(filter);
@@ -126,8 +130,9 @@ impl Switch {
         self.inner.clock.epoch
     }
 
-    fn snapshot(&self, filter: &FrameFilter) -> Result<Snapshot, Error> {
+    /// The ring. With `whole` it is an error if frames that the filter is about cannot be in it.
+    fn snapshot(&self, filter: &FrameFilter, whole: bool) -> Result<Snapshot, Error> {
         let ports = filter.ports.clone();
-        self.call("search the capture", move |worker| worker.snapshot(&ports))?
+        self.call("search the capture", move |worker| worker.snapshot(&ports, whole))?
     }
 }
