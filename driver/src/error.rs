@@ -170,6 +170,25 @@ pub enum Error {
         /// The operation.
         operation: String,
     },
+    /// A NIC that was to be fast is not.
+    #[error(
+        "{machine}/{nic}: QEMU does not use vhost-user on this NIC after {:.1} s: {problem}; QEMU said: {said}\n  \
+         artefacts: {}", elapsed.as_secs_f64(), artifacts.display()
+    )]
+    FastNic {
+        /// The machine.
+        machine: String,
+        /// The NIC.
+        nic: String,
+        /// How long it was waited for.
+        elapsed: Duration,
+        /// What the switch knows.
+        problem: String,
+        /// QEMU's last words.
+        said: String,
+        /// The machine's artefacts.
+        artifacts: PathBuf,
+    },
     /// A machine died.
     #[error(transparent)]
     Died(Box<Died>),

@@ -14,7 +14,7 @@ use crate::checkpoint::Checkpoint;
 use crate::death::Died;
 use crate::machine::Machine;
 use crate::qemu::{Accel, Firmware, Qemu};
-use crate::spec::{Boot, BundleSpec, LabSpec, MachineSpec, NicSpec};
+use crate::spec::{Boot, BundleSpec, LabSpec, MachineSpec, NicBackend, NicSpec};
 use crate::supervisor::Supervisor;
 use crate::{Error, control};
 
@@ -73,7 +73,8 @@ impl Context {
 
     pub(crate) fn add_port(&self, machine: &str, nic: &NicSpec) -> Result<PortId, Error> {
         let name = format!("{machine}/{}", nic.name);
-        Ok(self.switch.add_port(PortConfig::new(name, nic.port.clone()))?)
+        let fast = nic.backend == NicBackend::VhostUser;
+        Ok(self.switch.add_port(PortConfig::new(name, nic.port.clone()).fast(fast))?)
     }
 }
 

@@ -93,6 +93,21 @@ pub struct NicSpec {
     pub mac: String,
     /// How the switch's port treats VLAN tags.
     pub port: PortMode,
+    /// How frames get from QEMU to the switch.
+    pub backend: NicBackend,
+}
+
+/// How frames get from QEMU to the switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NicBackend {
+    /// By a socket, one frame at a time: all that the switch can do is done to it.
+    #[default]
+    Stream,
+    /// Through memory that the guest shares with the switch (vhost-user), for tests of throughput. Checksums and TCP
+    /// segmentation are left out between two such NICs. There is no capture and there are no impairments on it, the
+    /// machine can't be saved, and it must be there when the machine starts.
+    VhostUser,
 }
 
 /// The way to the agent in the guest.
@@ -218,6 +233,7 @@ pub(crate) mod tests {
             name: format!("eth{index}"),
             mac: format!("52:54:00:00:01:{index:02x}"),
             port,
+            backend: NicBackend::default(),
         };
         MachineSpec {
             name: name.to_owned(),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use driver::qemu::{Accel, Qemu, Version};
-use driver::spec::{Boot, DiskBus, DiskSpec, LabSpec, MachineSpec, NicSpec};
+use driver::spec::{Boot, DiskBus, DiskSpec, LabSpec, MachineSpec, NicBackend, NicSpec};
 use driver::{Error, Event, Lab, LabOptions, Supervisor};
 use process::RunDir;
 use switch::{Channel, Impairment, PortMode, VlanId};
@@ -97,6 +97,7 @@ fn machine(name: &str, image: &Path) -> MachineSpec {
         name: format!("eth{index}"),
         mac: format!("52:54:00:00:01:{index:02x}"),
         port: PortMode::Access { vlan: VlanId::new(10 * index).expect("a valid VLAN id") },
+        backend: NicBackend::default(),
     };
     MachineSpec {
         name: name.to_owned(),

@@ -8,7 +8,8 @@ use anyhow::{Context as _, bail};
 use driver::checkpoint::Checkpoint;
 use driver::qemu::{Accel, Qemu};
 use driver::spec::{
-    AgentSpec, Boot, BundleSpec, Channel, DiskBus, DiskSpec, GuestFile, LabSpec, MachineSpec, NicSpec,
+    AgentSpec, Boot, BundleSpec, Channel, DiskBus, DiskSpec, GuestFile, LabSpec, MachineSpec, NicBackend,
+    NicSpec,
 };
 use driver::{Lab, LabOptions};
 use harness::{SubjectId, Testbed};
@@ -61,6 +62,7 @@ pub struct Rack {
     vcpus: u32,
     checkpoints: bool,
     copies: u32,
+    backend: NicBackend,
     edit: Vec<Edit>,
 }
 
@@ -158,6 +160,7 @@ impl Rack {
             vcpus: 1,
             checkpoints: false,
             copies: 0,
+            backend: NicBackend::default(),
             edit: Vec::new(),
         }
     }
@@ -234,6 +237,13 @@ impl Rack {
     pub fn copies(mut self, copies: u32) -> Self {
         self.copies = copies;
         self.checkpoints()
+    }
+
+    /// Connects all NICs through shared memory, for a test of throughput: no capture, no impairments, no checkpoint. To
+    /// do so with some of them, set their [`NicBackend`] in [`Rack::edit`].
+    pub fn fast_nics(mut self) -> Self {
+        self.backend = NicBackend::VhostUser;
+        self
     }
 
     /// Changes the topology before it is made: another VLAN on a port, another credential.
@@ -327,7 +337,12 @@ impl Rack {
     ) -> anyhow::Result<MachineSpec> {
         let machine = self.profile.machine(name)?;
         let nics = plan.ports_of(name).map(|port| {
-            Ok(NicSpec { name: port.nic.clone(), mac: port.mac.to_string(), port: port_mode(&port.mode)? })
+            Ok(NicSpec {
+                name: port.nic.clone(),
+                mac: port.mac.to_string(),
+                port: port_mode(&port.mode)?,
+                backend: self.backend,
+            })
         });
         let bundles = plan.bundles.iter().filter(|bundle| bundle.machine == name).map(|bundle| {
             let members = plan.ports_of(name).filter(|port| bundle.ports.contains(&port.name));

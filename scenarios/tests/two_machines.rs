@@ -1,6 +1,6 @@
 //! Two machines on one network: addresses, ping, TCP both ways, jumbo frames, cables and cards.
 
-use driver::spec::NicSpec;
+use driver::spec::{NicBackend, NicSpec};
 use scenarios::prelude::*;
 
 fn main() -> ExitCode {
@@ -86,7 +86,8 @@ async fn partition(c: &Cluster) -> Result {
 async fn card(c: &Cluster) -> Result {
     let mac = "52:54:00:99:00:01";
     let port = c["server-1"].spec().nics[0].port.clone();
-    c["server-1"].plug(NicSpec { name: "eth9".to_owned(), mac: mac.to_owned(), port }).await?;
+    let backend = NicBackend::default();
+    c["server-1"].plug(NicSpec { name: "eth9".to_owned(), mac: mac.to_owned(), port, backend }).await?;
     c["server-1"].wait_until_succeeds(format!("ip -o link | grep -q {mac}")).await?;
     c["server-1"].unplug("eth9").await?;
     c["server-1"].wait_until_fails(format!("ip -o link | grep -q {mac}")).await?;

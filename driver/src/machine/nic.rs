@@ -7,11 +7,15 @@ use std::time::Duration;
 use serde_json::json;
 use switch::PortId;
 
-use super::instance::Instance;
+use super::instance::{Instance, last_words};
 use super::{Machine, Plugged};
 use crate::Error;
+use crate::poll::Backoff;
 use crate::qemu::{SPARE_PORTS, netdev_id, nic_device, nic_id};
-use crate::spec::NicSpec;
+use crate::spec::{NicBackend, NicSpec};
+
+/// How long a guest that has booted may take until its fast NICs pass frames, before scaling.
+const FAST_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long the guest may take to let go of a NIC, before scaling: it must answer the hot-plug request.
 const UNPLUG_LIMIT: Duration = Duration::from_secs(30);
@@ -52,13 +56,17 @@ impl Machine {
     /// ([`crate::spec::BundleSpec::nics`]) becomes a member of that bundle again.
     ///
     /// # Errors
-    /// [`Error::Off`], [`Error::Spec`] when the name is taken or no PCIe port is free, [`Error::Qmp`].
+    /// [`Error::Off`], [`Error::Spec`] when the name is taken, no PCIe port is free or it is a fast one, [`Error::Qmp`].
     pub async fn plug(&self, nic: NicSpec) -> Result<(), Error> {
         let instance = self.running("plugging a NIC")?;
         let used: Vec<usize> = self.plugged().iter().map(|n| n.slot).collect();
         let spec_error = |problem| Error::Spec { machine: self.name().to_owned(), problem };
         if self.plugged().iter().any(|n| n.spec.name == nic.name) {
             return Err(spec_error(format!("there is a NIC {:?} already", nic.name)));
+        }
+        if nic.backend == NicBackend::VhostUser {
+            let problem = format!("the fast NIC {:?} must be there when the machine starts", nic.name);
+            return Err(spec_error(problem));
         }
         let slots = self.spec().nics.len() + SPARE_PORTS;
         let Some(slot) = (0..slots).find(|s| !used.contains(s)) else {
@@ -144,6 +152,38 @@ impl Machine {
         Ok(())
     }
 
+    /// That every fast NIC really is: QEMU goes on without a word to its user where it can't agree with the switch, and
+    /// nothing passes then. One whose cable is pulled is not asked.
+    pub(super) async fn check_fast_nics(&self) -> Result<(), Error> {
+        let fast: Vec<Plugged> =
+            self.plugged().into_iter().filter(|n| n.spec.backend == NicBackend::VhostUser).collect();
+        if fast.is_empty() {
+            return Ok(());
+        }
+        let timer = super::Timer::start();
+        let mut backoff = Backoff::new(self.limit(FAST_LIMIT));
+        loop {
+            let ports = self.inner.lab.switch.ports()?;
+            let state = |nic: &Plugged| ports.iter().find(|port| port.id == nic.port && port.admin);
+            let idle = fast.iter().find_map(|nic| {
+                let state = state(nic)?.fast.clone().unwrap_or_default();
+                (!state.running).then_some((nic, state))
+            });
+            let Some((nic, state)) = idle else { return Ok(()) };
+            if !backoff.pause().await {
+                let nothing = "the guest's driver has not started it, or QEMU gave up".to_owned();
+                return Err(Error::FastNic {
+                    machine: self.name().to_owned(),
+                    nic: nic.spec.name.clone(),
+                    elapsed: timer.elapsed(),
+                    problem: state.problem.unwrap_or(nothing),
+                    said: last_words(&self.inner.artifacts.join("qemu.log"), "nothing"),
+                    artifacts: self.inner.artifacts.clone(),
+                });
+            }
+        }
+    }
+
     /// The switch's sockets of the NICs that the machine starts with.
     pub(super) fn nic_sockets(&self) -> Result<Vec<PathBuf>, Error> {
         let sockets = self.plugged().into_iter().map(|n| self.inner.lab.switch.socket_path(n.port));
@@ -163,5 +203,59 @@ impl Machine {
 
     fn lock_nics(&self) -> std::sync::MutexGuard<'_, Vec<Plugged>> {
         self.inner.nics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use process::RunDir;
+    use switch::Impairment;
+
+    use super::*;
+    use crate::qemu::{Accel, Qemu, Version};
+    use crate::spec::tests::machine;
+    use crate::spec::{Boot, DiskBus, DiskSpec, LabSpec, MachineSpec};
+    use crate::supervisor::Unsupervised;
+    use crate::{Lab, LabOptions};
+
+    #[tokio::test]
+    async fn a_fast_nic_that_passes_nothing_is_told_with_all_that_is_known() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let image = folder.path().join("disk.raw");
+        fs_err::write(&image, vec![0; 1 << 20]).expect("a disk");
+        let version = Version { major: 7, minor: 2, micro: 0 };
+        let options = LabOptions {
+            qemu: Qemu { program: "/nonexistent/qemu".into(), version },
+            accel: Accel::Tcg,
+            run: RunDir::create(&format!("fast-{}", std::process::id())).expect("a run directory"),
+            artifacts: folder.path().join("artifacts"),
+            supervisor: Unsupervised::until(Duration::from_secs(1)),
+            seed: 0,
+            checkpoints: false,
+        };
+        let mut spec = MachineSpec {
+            boot: Boot::Direct { kernel: "/nonexistent/kernel".into(), initrd: None, cmdline: String::new() },
+            disk: DiskSpec { image, bus: DiskBus::VirtioBlk, grow_to: None },
+            ..machine("server-1")
+        };
+        spec.nics[1].backend = NicBackend::VhostUser;
+        let lab = LabSpec { name: "lab".into(), machines: vec![spec] };
+        let lab = Lab::create(lab, options).await.expect("a lab");
+        let machine = &lab["server-1"];
+        let told = machine.check_fast_nics().await.expect_err("nothing connected").to_string();
+        for part in [
+            "server-1/eth1: QEMU does not use vhost-user on this NIC after ",
+            "the guest's driver has not started it, or QEMU gave up; QEMU said: nothing",
+            "artefacts: ",
+        ] {
+            assert!(told.contains(part), "{told}");
+        }
+        let refused = machine.impair("eth1", Impairment::new().loss(0.5)).expect_err("an impairment");
+        assert!(refused.to_string().contains("port server-1/eth1 is a vhost-user port"), "{refused}");
+        let unfit = machine.check_fit().expect_err("no checkpoint").to_string();
+        assert!(unfit.contains("it has a fast NIC"), "{unfit}");
+        machine.set_carrier("eth1", false).await.expect("set");
+        machine.check_fast_nics().await.expect("a NIC without a cable is not asked");
+        lab.teardown().await.expect("torn down");
     }
 }

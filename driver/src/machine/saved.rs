@@ -18,6 +18,7 @@ use crate::console::Stage;
 use crate::guest::{Guest, GuestOptions};
 use crate::poll::Backoff;
 use crate::qemu::{Memory, quote};
+use crate::spec::NicBackend;
 
 /// What saving or loading one machine's state may take, before scaling: seconds, unless the disk is slow.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -68,6 +69,9 @@ impl Machine {
     pub(crate) fn check_fit(&self) -> Result<(), CheckpointError> {
         let unfit = |why| Err(CheckpointError::Unfit { machine: self.name().to_owned(), why });
         let nics = self.inner.spec.nics.iter().map(|nic| &nic.name);
+        if self.inner.spec.nics.iter().any(|nic| nic.backend == NicBackend::VhostUser) {
+            return unfit("it has a fast NIC, whose state is not QEMU's to save");
+        }
         match self.instance() {
             None => unfit("it is off"),
             Some(_) if self.inner.spec.agent.is_none() => unfit("it has no agent that could be greeted anew"),

@@ -6,13 +6,9 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-use super::{Accel, Firmware, Opts, Qemu};
-use crate::spec::{Boot, Channel, DiskBus, MachineSpec, NicSpec};
+use super::{Accel, Firmware, Opts, Qemu, nics};
+use crate::spec::{Boot, Channel, DiskBus, MachineSpec, NicBackend};
 
-/// Root ports beyond those of the machine's own NICs, for cards that a test plugs in.
-pub(crate) const SPARE_PORTS: usize = 2;
-/// The PCI slot of the first NIC's root port; later ones follow.
-const FIRST_NIC_SLOT: usize = 0x10;
 /// The port's name in the guest: `/dev/virtio-ports/rackless.agent`.
 const AGENT_PORT: &str = "rackless.agent";
 
@@ -78,7 +74,7 @@ pub struct CommandLine {
 }
 
 impl CommandLine {
-    fn push(&mut self, option: &str, value: impl ToString) {
+    pub(super) fn push(&mut self, option: &str, value: impl ToString) {
         self.args.push(option.to_owned());
         self.args.push(value.to_string());
     }
@@ -116,7 +112,7 @@ pub fn command_line(qemu: &Qemu, spec: &MachineSpec, wiring: &Wiring) -> Command
     disk(&mut line, spec, &wiring.overlay);
     monitors_and_console(&mut line, wiring);
     agent(&mut line, spec, wiring);
-    nics(&mut line, spec, wiring);
+    nics::add(&mut line, qemu, spec, wiring);
     credentials(&mut line, spec);
     line
 }
@@ -127,7 +123,9 @@ fn machine(line: &mut CommandLine, spec: &MachineSpec, wiring: &Wiring) {
     line.args.push("-no-user-config".into());
     line.args.push("-nodefaults".into());
     let mut machine = Opts::new("q35").set("usb", "off").set("vmport", "off");
-    let shared = spec.agent.as_ref().is_some_and(|a| a.channel == Channel::VhostUserVsock);
+    // What is not QEMU can only read memory that is shared.
+    let vsock = spec.agent.as_ref().is_some_and(|a| a.channel == Channel::VhostUserVsock);
+    let shared = vsock || spec.nics.iter().any(|nic| nic.backend == NicBackend::VhostUser);
     let ram = match &wiring.memory {
         Memory::Own if !shared => None,
         Memory::Own | Memory::Memfd => Some(Opts::new("memory-backend-memfd").set("share", "on")),
@@ -264,60 +262,6 @@ fn agent(line: &mut CommandLine, spec: &MachineSpec, wiring: &Wiring) {
     }
 }
 
-fn nics(line: &mut CommandLine, spec: &MachineSpec, wiring: &Wiring) {
-    for index in 0..spec.nics.len() + SPARE_PORTS {
-        let port = Opts::new("pcie-root-port").set("id", port_id(index)).set("chassis", index + 1);
-        let port = port.set("bus", "pcie.0").set("addr", format!("{:#x}", FIRST_NIC_SLOT + index));
-        line.push("-device", port);
-    }
-    for (index, nic) in spec.nics.iter().enumerate() {
-        let netdev = match &wiring.plugs {
-            Plugs::Driver { nics, .. } => Opts::new("stream")
-                .set("id", netdev_id(&nic.name))
-                .set("server", "off")
-                .set("addr.type", "unix")
-                .path("addr.path", &nics[index]),
-            Plugs::ByHand => Opts::new("hubport").set("id", netdev_id(&nic.name)).set("hubid", index),
-        };
-        line.push("-netdev", netdev);
-        let device = nic_device(nic, index).into_iter();
-        let device = device.fold(Opts::new("virtio-net-pci"), |opts, (key, value)| opts.set(key, value));
-        line.push("-device", device);
-    }
-}
-
-/// The properties of a NIC, for the command line and for QMP's `device_add` alike.
-pub(crate) fn nic_device(nic: &NicSpec, port: usize) -> Vec<(&'static str, String)> {
-    vec![
-        ("id", nic_id(&nic.name)),
-        ("netdev", netdev_id(&nic.name)),
-        ("mac", nic.mac.clone()),
-        ("bus", port_id(port)),
-        // Without speed and duplex the bonding driver sends no LACPDU.
-        ("speed", "10000".into()),
-        ("duplex", "full".into()),
-        // QEMU forgets the guest's VLAN filter when it loads a saved state (seen with 7.2: the table is cleared with
-        // the features, after it was read), and every tagged frame is lost. Without one, the guest filters itself.
-        ("ctrl_vlan", "off".into()),
-        // No option ROM: no machine boots from the network, and the firmware need not try.
-        ("romfile", String::new()),
-    ]
-}
-
-/// The id of a NIC device: QMP's `set_link` and `device_del` take it.
-pub(crate) fn nic_id(name: &str) -> String {
-    format!("nic-{name}")
-}
-
-/// The id of a NIC's back end.
-pub(crate) fn netdev_id(name: &str) -> String {
-    format!("net-{name}")
-}
-
-fn port_id(index: usize) -> String {
-    format!("rp{index}")
-}
-
 fn credentials(line: &mut CommandLine, spec: &MachineSpec) {
     use base64::Engine as _;
     for (name, content) in &spec.credentials {
@@ -331,7 +275,7 @@ fn pci(model: &str, id: &str, slot: u8) -> Opts {
     Opts::new(model).set("id", id).set("bus", "pcie.0").set("addr", format!("{slot:#x}"))
 }
 
-fn socket(id: &str, path: &Path) -> Opts {
+pub(super) fn socket(id: &str, path: &Path) -> Opts {
     Opts::new("socket").set("id", id).path("path", path)
 }
 
@@ -340,7 +284,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::qemu::Version;
+    use crate::qemu::{SPARE_PORTS, Version};
     use crate::spec::tests::machine;
     use crate::spec::{AgentSpec, DiskSpec};
 
@@ -468,6 +412,14 @@ mod tests {
             let wiring = Wiring { memory, incoming: restored, ..wiring(plugged()) };
             insta::assert_snapshot!(change(&own, &shell(&spec, &wiring)));
         }
+    }
+
+    #[test]
+    fn a_fast_nic_shares_the_memory_and_changes_nothing_else() {
+        let mut spec = machine("server-1");
+        let plain = shell(&spec, &wiring(plugged()));
+        spec.nics[1].backend = NicBackend::VhostUser;
+        insta::assert_snapshot!(change(&plain, &shell(&spec, &wiring(plugged()))));
     }
 
     #[test]

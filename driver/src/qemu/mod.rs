@@ -3,12 +3,14 @@
 mod accel;
 mod command_line;
 mod firmware;
+mod nics;
 mod opts;
 mod version;
 
 pub use accel::{Accel, Choice, choose as choose_accel};
+pub(crate) use command_line::quote;
 pub use command_line::{CommandLine, Memory, Plugs, Wiring, command_line};
-pub(crate) use command_line::{SPARE_PORTS, netdev_id, nic_device, nic_id, quote};
 pub use firmware::Firmware;
+pub(crate) use nics::{SPARE_PORTS, netdev_id, nic_device, nic_id};
 pub use opts::Opts;
 pub use version::{MINIMUM, Qemu, Version};
