@@ -250,7 +250,7 @@ mod tests {
         ] {
             assert!(told.contains(part), "{told}");
         }
-        let refused = machine.impair("eth1", Impairment::new().loss(0.5)).expect_err("an impairment");
+        let refused = machine.impair("eth1", Impairment::new().loss(0.5)).err().expect("refused");
         assert!(refused.to_string().contains("port server-1/eth1 is a vhost-user port"), "{refused}");
         let unfit = machine.check_fit().expect_err("no checkpoint").to_string();
         assert!(unfit.contains("it has a fast NIC"), "{unfit}");
