@@ -3,6 +3,8 @@
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -414,4 +416,28 @@ fn a_path_too_long_for_the_kernel_is_said_to_be() {
     let error = sw.add_port(PortConfig::new("a", mode)).unwrap_err();
     assert!(matches!(error, Error::SocketPathTooLong { .. }), "{error}");
     assert_eq!(sw.ports().unwrap(), []);
+}
+
+#[test]
+fn who_connects_in_a_loop_holds_up_nobody() {
+    const EXCHANGES: usize = 50;
+    let lab = Lab::new(|_| {});
+    let (a, b, busy) = (lab.access("a", 1), lab.access("b", 1), lab.access("busy", 2));
+    let (mut pa, mut pb) = (lab.connect(a), lab.connect(b));
+    let path = lab.sw.socket_path(busy).unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let loops = [(); 2].map(|()| {
+        let (path, stop) = (path.clone(), Arc::clone(&stop));
+        thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                drop(UnixStream::connect(&path).unwrap());
+            }
+        })
+    });
+    for _ in 0..EXCHANGES {
+        pa.send(&frame(0xff, 1, 60));
+        assert!(pb.recv(LIMIT).is_some());
+    }
+    stop.store(true, Ordering::Relaxed);
+    loops.into_iter().for_each(|thread| thread.join().unwrap());
 }
