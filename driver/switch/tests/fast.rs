@@ -239,7 +239,7 @@ fn what_can_not_be_done_on_such_a_port_is_refused() {
     refused(lab.sw.capture_to(&file, &all).map(drop));
     refused(lab.sw.capture(named.clone()).map(drop));
     refused(lab.sw.capture(all.clone()).map(drop));
-    lab.sw.capture(FrameFilter::new().port("plain")).unwrap();
+    drop(lab.sw.capture(FrameFilter::new().port("plain")).unwrap());
     refused(lab.sw.attach_channel(fast).map(drop));
     let told = lab.sw.frames(&named).unwrap_err().to_string();
     assert!(told.starts_with("switch sw: search the capture: port fast is a vhost-user port"), "{told}");
