@@ -72,6 +72,8 @@ impl Bench {
         };
         let machines = ["server-1", "server-2"].map(|name| machine(name, &image)).into();
         let lab = Lab::create(LabSpec { name: "lab".into(), machines }, options).await.expect("a lab");
+        // Only the tests' own frames are to be seen.
+        lab.switch().set_lldp(None).expect("LLDP off");
         let mut nics = BTreeMap::new();
         for port in lab.switch().ports().expect("ports") {
             nics.insert(port.name, lab.switch().attach_channel(port.id).expect("a channel"));

@@ -42,7 +42,10 @@ async fn lab(name: &str) -> (Lab, Arc<Notes>, tempfile::TempDir) {
         checkpoints: false,
     };
     let spec = LabSpec { name: name.into(), machines: Vec::new() };
-    (Lab::create(spec, options).await.expect("a lab"), notes, folder)
+    let lab = Lab::create(spec, options).await.expect("a lab");
+    // Only the tests' own frames are to be seen.
+    lab.switch().set_lldp(None).expect("LLDP off");
+    (lab, notes, folder)
 }
 
 fn access() -> PortMode {
