@@ -40,7 +40,10 @@ pub(crate) enum Command {
 
 /// Runs one of them.
 pub(crate) fn run(command: Command) -> Result<()> {
-    let store = Store::open(Store::default_root())?;
+    let store = Store::open(Store::default_root()).map_err(|error| match error {
+        error @ CheckpointError::Limit { .. } => BadInput::new(error).into(),
+        error => anyhow::Error::from(error),
+    })?;
     let all = store.list()?;
     match command {
         Command::List { json: true } => {
@@ -75,7 +78,7 @@ fn list(all: &[Listed]) -> Result<()> {
     }
     print(&format!("{:12} {:>9} {:>9}  {:16} {:12} MACHINES", "KEY", "SIZE", "USED", "LAB", "STATE"))?;
     for listed in all {
-        let size = format!("{} MiB", listed.bytes >> 20);
+        let size = size(listed.bytes);
         let (lab, about, machines) = match &listed.manifest {
             Some(manifest) => (manifest.lab.as_str(), manifest.about.as_str(), names(listed)),
             None => ("?", "?", "it can't be read".to_owned()),
@@ -114,9 +117,9 @@ fn info(listed: &Listed, json: bool) -> Result<()> {
                 age(saved),
                 age(listed.used)
             ))?;
-            print(&format!("  {} MiB on disk", listed.bytes >> 20))?;
+            print(&format!("  {} on disk", size(listed.bytes)))?;
             for (file, bytes) in manifest.machines.iter().flat_map(|machine| machine.lengths()) {
-                print(&format!("  {:>6} MiB  {file}", bytes >> 20))?;
+                print(&format!("  {:>8}  {file}", size(bytes)))?;
             }
         }
         if damage.is_none() {
@@ -147,6 +150,11 @@ fn to_json(listed: &Listed) -> Value {
         "about": manifest.map(|manifest| &manifest.about),
         "machines": machines,
     })
+}
+
+/// Bytes in the unit that says most.
+fn size(bytes: u64) -> String {
+    if bytes < 10 << 20 { format!("{} KiB", bytes.div_ceil(1 << 10)) } else { format!("{} MiB", bytes >> 20) }
 }
 
 /// How long ago, roughly: `5 min`.

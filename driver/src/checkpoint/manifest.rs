@@ -122,8 +122,7 @@ impl Checkpoint {
         let checkpoint = Self { directory, manifest };
         if verified.as_ref() != Some(&seen) {
             checkpoint.verify()?;
-            // Only a shortcut for the next time: without it, files are read once more.
-            let _ = std::fs::write(&path, serde_json::to_vec(&seen).unwrap_or_default());
+            remember(&checkpoint.directory, &seen);
         }
         Ok(checkpoint)
     }
@@ -169,6 +168,8 @@ impl Checkpoint {
         let path = directory.join(MANIFEST);
         let text = serde_json::to_vec_pretty(&manifest).map_err(std::io::Error::from).at("write", &path)?;
         std::fs::write(&path, text).at("write", &path)?;
+        // Their digests were taken a moment ago.
+        remember(directory, &seen(directory, &manifest)?);
         Ok(Self { directory: directory.to_owned(), manifest })
     }
 
@@ -212,6 +213,11 @@ pub(super) fn read(directory: &Path) -> Result<Manifest, CheckpointError> {
         return Err(foreign(format!("{name:?} is no file of it")));
     }
     Ok(manifest)
+}
+
+/// Only a shortcut for the next time: without it, files are read once more.
+fn remember(directory: &Path, seen: &[Seen]) {
+    let _ = std::fs::write(directory.join(VERIFIED), serde_json::to_vec(seen).unwrap_or_default());
 }
 
 fn seen(directory: &Path, manifest: &Manifest) -> Result<Vec<Seen>, CheckpointError> {
