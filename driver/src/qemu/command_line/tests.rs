@@ -1,0 +1,204 @@
+//! The command line, word for word, and what changes it.
+
+use std::time::Duration;
+
+use super::*;
+use crate::qemu::{SPARE_PORTS, Version};
+use crate::spec::tests::machine;
+use crate::spec::{AgentSpec, DiskSpec};
+
+fn with_agent(channel: Channel) -> MachineSpec {
+    let agent = AgentSpec { disk: Some("/images/agent.raw".into()), channel };
+    MachineSpec { agent: Some(agent), ..machine("server-1") }
+}
+
+fn wiring(plugs: Plugs) -> Wiring {
+    let firmware = Firmware { code: "/firmware/code.fd".into(), vars: "/firmware/vars.fd".into() };
+    Wiring {
+        accel: Accel::Tcg,
+        firmware: Some((firmware, "/lab/server-1.vars".into())),
+        overlay: "/lab/server-1.qcow2".into(),
+        memory: Memory::Own,
+        incoming: false,
+        plugs,
+    }
+}
+
+fn plugged() -> Plugs {
+    Plugs::Driver {
+        qmp: "/run/server-1.qmp".into(),
+        qmp_people: "/run/server-1.monitor".into(),
+        serial: "/run/server-1.serial".into(),
+        agent: Some("/run/server-1.agent".into()),
+        cid: Some(1042),
+        nics: vec!["/run/port-0".into(), "/run/port-1".into()],
+    }
+}
+
+fn shell(spec: &MachineSpec, wiring: &Wiring) -> String {
+    let qemu = Qemu { program: "/bin/qemu".into(), version: Version { major: 7, minor: 2, micro: 0 } };
+    command_line(&qemu, spec, wiring).to_shell()
+}
+
+/// What one variation changes: the lines that go, then those that come.
+fn change(from: &str, to: &str) -> String {
+    let lines = |text: &str| -> Vec<String> {
+        text.lines().map(|l| l.trim().trim_end_matches(" \\").to_owned()).collect()
+    };
+    let (from, to) = (lines(from), lines(to));
+    let gone = from.iter().filter(|l| !to.contains(l)).map(|l| format!("- {l}\n"));
+    let come = to.iter().filter(|l| !from.contains(l)).map(|l| format!("+ {l}\n"));
+    gone.chain(come).collect()
+}
+
+#[test]
+fn firmware_boot() {
+    insta::assert_snapshot!(shell(&with_agent(Channel::Virtserial), &wiring(plugged())));
+}
+
+#[test]
+fn direct_boot_on_kvm_without_agent() {
+    let boot = Boot::Direct {
+        kernel: "/images/vmlinuz".into(),
+        initrd: Some("/images/initrd,1".into()),
+        cmdline: "root=/dev/vda1 console=ttyS0 dyndbg=\"file a.c +p\"".into(),
+    };
+    let spec = MachineSpec { boot, ..machine("server-1") };
+    let wiring = Wiring { accel: Accel::Kvm, firmware: None, ..wiring(plugged()) };
+    insta::assert_snapshot!(shell(&spec, &wiring));
+}
+
+#[test]
+fn an_old_tcg_boots_without_randomised_addresses() {
+    let boot = Boot::Direct { kernel: "/k".into(), initrd: None, cmdline: "quiet".into() };
+    let spec = MachineSpec { boot, ..machine("server-1") };
+    let append = |accel, major| {
+        let qemu = Qemu { program: "/bin/qemu".into(), version: Version { major, minor: 2, micro: 0 } };
+        let line = command_line(&qemu, &spec, &Wiring { accel, ..wiring(plugged()) });
+        line.args[line.args.iter().position(|a| a == "-append").unwrap() + 1].clone()
+    };
+    assert_eq!(append(Accel::Tcg, 7), "quiet norandmaps");
+    assert_eq!(append(Accel::Tcg, 10), "quiet");
+    assert_eq!(append(Accel::Kvm, 7), "quiet");
+}
+
+#[test]
+fn direct_boot_without_initrd_has_no_such_option() {
+    let direct = |initrd| MachineSpec {
+        boot: Boot::Direct { kernel: "/images/vmlinux".into(), initrd, cmdline: "quiet".into() },
+        ..machine("server-1")
+    };
+    let from = shell(&direct(Some("/images/initrd".into())), &wiring(plugged()));
+    let to = shell(&direct(None), &wiring(plugged()));
+    assert_eq!(change(&from, &to), "- -initrd /images/initrd\n");
+}
+
+#[test]
+fn by_hand() {
+    insta::assert_snapshot!(shell(&with_agent(Channel::Virtserial), &wiring(Plugs::ByHand)));
+}
+
+#[test]
+fn a_bus_changes_nothing_but_the_disk() {
+    let on = |bus| {
+        let disk = DiskSpec { bus, ..machine("server-1").disk };
+        shell(&MachineSpec { disk, ..machine("server-1") }, &wiring(plugged()))
+    };
+    let changes = [DiskBus::VirtioScsi, DiskBus::Sata, DiskBus::Nvme]
+        .map(|bus| format!("{bus}\n{}", change(&on(DiskBus::VirtioBlk), &on(bus))));
+    insta::assert_snapshot!(changes.join("\n"));
+}
+
+#[test]
+fn a_channel_changes_nothing_but_the_way_to_the_agent() {
+    let without = shell(&machine("server-1"), &wiring(plugged()));
+    let by_hand = shell(&machine("server-1"), &wiring(Plugs::ByHand));
+    let changes = [Channel::Virtserial, Channel::Vsock, Channel::VhostUserVsock].map(|channel| {
+        let spec = with_agent(channel);
+        let driven = change(&without, &shell(&spec, &wiring(plugged())));
+        let alone = change(&by_hand, &shell(&spec, &wiring(Plugs::ByHand)));
+        format!("{channel}\n{driven}{channel}, by hand\n{alone}")
+    });
+    insta::assert_snapshot!(changes.join("\n"));
+}
+
+#[test]
+fn memory_changes_nothing_but_where_it_lies() {
+    let spec = with_agent(Channel::Virtserial);
+    let own = shell(&spec, &wiring(plugged()));
+    for memory in [Memory::Memfd, Memory::CopyOf("/cache/k, 1/server-1.ram".into())] {
+        let restored = matches!(memory, Memory::CopyOf(_));
+        let wiring = Wiring { memory, incoming: restored, ..wiring(plugged()) };
+        insta::assert_snapshot!(change(&own, &shell(&spec, &wiring)));
+    }
+}
+
+#[test]
+fn a_fast_nic_shares_the_memory_and_changes_nothing_else() {
+    let mut spec = machine("server-1");
+    let plain = shell(&spec, &wiring(plugged()));
+    spec.nics[1].backend = NicBackend::VhostUser;
+    insta::assert_snapshot!(change(&plain, &shell(&spec, &wiring(plugged()))));
+}
+
+#[test]
+fn an_agent_inside_the_image_needs_no_disk() {
+    let inside = AgentSpec { disk: None, channel: Channel::Virtserial };
+    let spec = MachineSpec { agent: Some(inside), ..machine("server-1") };
+    let text = shell(&spec, &wiring(plugged()));
+    assert!(!text.contains("agentdisk") && text.contains("name=rackless.agent"), "{text}");
+}
+
+#[test]
+fn credentials_are_binary_and_commas_in_paths_are_doubled() {
+    let spec = MachineSpec {
+        credentials: vec![("ssh.key".into(), vec![0, 0xff, b',']), ("empty".into(), Vec::new())],
+        ..machine("server-1")
+    };
+    let plain = shell(&machine("server-1"), &wiring(plugged()));
+    let odd = Wiring { overlay: "/lab/a,b c.qcow2".into(), ..wiring(plugged()) };
+    insta::assert_snapshot!(change(&plain, &shell(&spec, &odd)));
+}
+
+#[test]
+fn every_pci_address_is_taken_once() {
+    for channel in [Channel::Virtserial, Channel::Vsock, Channel::VhostUserVsock] {
+        let text = shell(&with_agent(channel), &wiring(plugged()));
+        let words = text.split([',', ' ', '\n']);
+        let mut taken: Vec<&str> = words.filter(|w| w.starts_with("addr=")).collect();
+        let count = taken.len();
+        taken.sort_unstable();
+        taken.dedup();
+        // VGA, random numbers, panic, disk, agent disk, channel, two NICs and the spare ports.
+        assert_eq!((taken.len(), count), (8 + SPARE_PORTS, 8 + SPARE_PORTS), "{text}");
+    }
+}
+
+#[test]
+fn a_shell_reads_back_every_word() {
+    let words = [
+        "",
+        " ",
+        "a b",
+        "it's",
+        "''",
+        "\"$HOME\"",
+        "`id`",
+        "*",
+        "~",
+        "#",
+        "a\nb",
+        "\\",
+        "-x",
+        "a;b",
+        "{a,b}",
+        "/plain/path,x=1:2+3@4%5",
+    ];
+    let mut args = vec!["%s\\0".to_owned()];
+    args.extend(words.map(str::to_owned));
+    let text = CommandLine { program: "printf".into(), args }.to_shell();
+    let command = process::Command::new("/bin/sh").args(["-c", &text]);
+    let output = process::run_blocking(command, Duration::from_secs(20)).expect("a shell runs");
+    let read = String::from_utf8(output.stdout).expect("UTF-8");
+    assert_eq!(read.split_terminator('\0').collect::<Vec<_>>(), words, "{text}");
+}
