@@ -13,6 +13,7 @@ mod impair;
 mod interface;
 mod lldp;
 mod packet;
+mod poll;
 mod port;
 mod queue;
 mod uplinks;
@@ -20,14 +21,10 @@ mod vde;
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read};
-use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::time::TimeSpec;
 use rustix::io::ioctl_fionread;
 use tokio::sync::broadcast;
 
@@ -36,9 +33,10 @@ pub(crate) use self::interface::{Nic, TapDevice};
 use self::lldp::Lldp;
 use self::packet::PACKET_BUFFER;
 pub(crate) use self::packet::Tunnel;
+use self::poll::{Ready, Source};
 use self::port::{Connection, IoPort, Wire};
 pub(crate) use self::uplinks::Opened;
-use self::uplinks::{UplinkSource, Uplinks};
+use self::uplinks::Uplinks;
 pub(crate) use self::vde::VdeServer;
 use crate::capture::{Capture, CaptureId};
 use crate::counters::DropReason;
@@ -117,21 +115,6 @@ pub(crate) struct Worker {
     packet: Box<[u8]>,
     received: Vec<Received>,
     stopping: bool,
-}
-
-/// What was polled.
-#[derive(Clone, Copy)]
-enum Source {
-    Listener(PortId),
-    Peer(PortId),
-    Uplink(UplinkSource),
-}
-
-/// What one source is ready for.
-struct Ready {
-    source: Source,
-    read: bool,
-    write: bool,
 }
 
 impl Worker {
@@ -215,63 +198,6 @@ impl Worker {
             }
         }
         Ok(())
-    }
-
-    /// Waits until there is something to do, or until `until`.
-    fn wait(&mut self, wake: &UnixStream, until: Duration) -> io::Result<(bool, Vec<Ready>)> {
-        let now = self.clock.now();
-        let dues = self.bundles.due.into_iter().chain(self.lldp_due()).chain(self.uplinks.due(now));
-        let mut until = dues.fold(until, Duration::min);
-        let mut polled = Vec::with_capacity(1 + 2 * self.ports.len());
-        let mut owners = Vec::with_capacity(2 * self.ports.len());
-        polled.push(PollFd::new(wake.as_fd(), PollFlags::POLLIN));
-        for (id, port) in &mut self.ports {
-            port.muted_until = port.muted_until.filter(|muted| *muted > now);
-            match port.muted_until {
-                Some(muted) => until = until.min(muted),
-                None => {
-                    if let Some(listener) = &port.listener {
-                        polled.push(PollFd::new(listener.socket.as_fd(), PollFlags::POLLIN));
-                        owners.push(Source::Listener(*id));
-                    }
-                }
-            }
-            if let Some(connection) = &port.connection {
-                let mut interest = PollFlags::POLLIN;
-                interest.set(PollFlags::POLLOUT, !connection.queue.is_empty());
-                polled.push(PollFd::new(connection.fd(), interest));
-                owners.push(Source::Peer(*id));
-            }
-            if let Some(fast) = &port.fast {
-                for fd in fast.polled() {
-                    polled.push(PollFd::new(fd, PollFlags::POLLIN));
-                    owners.push(Source::Peer(*id));
-                }
-                if fast.has_more() {
-                    until = now;
-                }
-            }
-        }
-        for (source, fd) in self.uplinks.sources(now) {
-            polled.push(PollFd::new(fd, PollFlags::POLLIN));
-            owners.push(Source::Uplink(source));
-        }
-        // In nanoseconds: whole milliseconds would be seen in what impairments delay.
-        let timeout = TimeSpec::from(until.saturating_sub(now));
-        match ppoll(&mut polled, Some(timeout), None) {
-            Ok(_) => {}
-            Err(Errno::EINTR) => return Ok((false, Vec::new())),
-            Err(errno) => return Err(errno.into()),
-        }
-        let happened = |fd: &PollFd<'_>| fd.revents().unwrap_or(PollFlags::empty());
-        let ready = owners.iter().zip(&polled[1..]).filter_map(|(source, fd)| {
-            let flags = happened(fd);
-            let write = flags.contains(PollFlags::POLLOUT);
-            // An error or a hang-up is found out by reading.
-            let read = flags.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR);
-            (read || write).then_some(Ready { source: *source, read, write })
-        });
-        Ok((!happened(&polled[0]).is_empty(), ready.collect()))
     }
 
     /// Takes waiting connections. The newest wins: a QEMU connects again when it believes that its old connection is

@@ -1,0 +1,88 @@
+//! Waiting for sockets, for the next thing that is due, or for a call.
+
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+
+use super::Worker;
+use super::uplinks::UplinkSource;
+use crate::forwarder::PortId;
+
+/// What was polled.
+#[derive(Clone, Copy)]
+pub(super) enum Source {
+    Listener(PortId),
+    Peer(PortId),
+    Uplink(UplinkSource),
+}
+
+/// What one source is ready for.
+pub(super) struct Ready {
+    pub(super) source: Source,
+    pub(super) read: bool,
+    pub(super) write: bool,
+}
+
+impl Worker {
+    /// Waits until there is something to do, or until `until`.
+    pub(super) fn wait(&mut self, wake: &UnixStream, until: Duration) -> io::Result<(bool, Vec<Ready>)> {
+        let now = self.clock.now();
+        let dues = self.bundles.due.into_iter().chain(self.lldp_due()).chain(self.uplinks.due(now));
+        let mut until = dues.fold(until, Duration::min);
+        let mut polled = Vec::with_capacity(1 + 2 * self.ports.len());
+        let mut owners = Vec::with_capacity(2 * self.ports.len());
+        polled.push(PollFd::new(wake.as_fd(), PollFlags::POLLIN));
+        for (id, port) in &mut self.ports {
+            port.muted_until = port.muted_until.filter(|muted| *muted > now);
+            match port.muted_until {
+                Some(muted) => until = until.min(muted),
+                None => {
+                    if let Some(listener) = &port.listener {
+                        polled.push(PollFd::new(listener.socket.as_fd(), PollFlags::POLLIN));
+                        owners.push(Source::Listener(*id));
+                    }
+                }
+            }
+            if let Some(connection) = &port.connection {
+                let mut interest = PollFlags::POLLIN;
+                interest.set(PollFlags::POLLOUT, !connection.queue.is_empty());
+                polled.push(PollFd::new(connection.fd(), interest));
+                owners.push(Source::Peer(*id));
+            }
+            if let Some(fast) = &port.fast {
+                for fd in fast.polled() {
+                    polled.push(PollFd::new(fd, PollFlags::POLLIN));
+                    owners.push(Source::Peer(*id));
+                }
+                if fast.has_more() {
+                    until = now;
+                }
+            }
+        }
+        for (source, fd) in self.uplinks.sources(now) {
+            polled.push(PollFd::new(fd, PollFlags::POLLIN));
+            owners.push(Source::Uplink(source));
+        }
+        // In nanoseconds: whole milliseconds would be seen in what impairments delay.
+        let timeout = TimeSpec::from(until.saturating_sub(now));
+        match ppoll(&mut polled, Some(timeout), None) {
+            Ok(_) => {}
+            Err(Errno::EINTR) => return Ok((false, Vec::new())),
+            Err(errno) => return Err(errno.into()),
+        }
+        let happened = |fd: &PollFd<'_>| fd.revents().unwrap_or(PollFlags::empty());
+        let ready = owners.iter().zip(&polled[1..]).filter_map(|(source, fd)| {
+            let flags = happened(fd);
+            let write = flags.contains(PollFlags::POLLOUT);
+            // An error or a hang-up is found out by reading.
+            let read = flags.intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR);
+            (read || write).then_some(Ready { source: *source, read, write })
+        });
+        Ok((!happened(&polled[0]).is_empty(), ready.collect()))
+    }
+}
