@@ -6,7 +6,57 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use scenarios::prelude::*;
 
 fn main() -> ExitCode {
-    suite("checkpoint").test("copies_go_their_own_ways", copies_go_their_own_ways).run()
+    suite("checkpoint")
+        .test("copies_go_their_own_ways", copies_go_their_own_ways)
+        .test("firmware_and_bonds_come_back", firmware_and_bonds_come_back)
+        .run()
+}
+
+/// Machines that were booted by UEFI, on 802.3ad bonds: the copy's switch is the partner that the bonds had.
+async fn firmware_and_bonds_come_back(t: &mut Testbed) -> Result {
+    let cluster = Cluster::on(profiles::bonding_vlans()).servers(2).boot(BootMode::Firmware).copies(1);
+    let c = cluster.launch(t).await?;
+    t.step("two machines boot by firmware", async || c.wait_ready().await).await?;
+    t.step("their bonds aggregate", async || aggregate(&c).await).await?;
+    let before = BondStatus::of(&c["server-1"], "bond0").await?;
+    let copy = t
+        .step("they are copied, and go on", async || {
+            c.fork(t, 1).await?.pop().context("one copy was asked for")
+        })
+        .await?;
+    t.step("the copy's bonds aggregate with the same partner, and carry traffic", async || {
+        aggregate(&copy).await?;
+        let after = BondStatus::of(&copy["server-1"], "bond0").await?;
+        ensure!(
+            after.partner == before.partner,
+            "the partner was {:?}, and is {:?}",
+            before.partner,
+            after.partner
+        );
+        copy.ping_all("storage").await
+    })
+    .await?;
+    t.step("so do those that went on", async || {
+        aggregate(&c).await?;
+        c.ping_all("storage").await
+    })
+    .await
+}
+
+/// Waits until both links of each bond aggregate, on the switch's side as well.
+async fn aggregate(c: &Cluster) -> Result {
+    for machine in c.servers() {
+        BondStatus::wait_aggregates(c, machine, "bond0", &["eth1", "eth2"]).await?;
+        let name = format!("{}/bond0", machine.name());
+        let mut last = None;
+        let both = driver::poll_until(secs(30) * c.lab().accel().time_factor(), async || {
+            last = c.lab().switch().bundles().ok()?.into_iter().find(|bundle| bundle.name == name);
+            last.as_ref().is_some_and(|bundle| bundle.active().count() == 2).then_some(())
+        })
+        .await;
+        both.with_context(|| format!("the switch does not use both links of {name}: {last:?}"))?;
+    }
+    Ok(())
 }
 
 async fn copies_go_their_own_ways(t: &mut Testbed) -> Result {
