@@ -217,13 +217,14 @@ fn segments(frame: &[u8], layout: &Layout, segmentation: Segmentation) -> Vec<Fr
 }
 
 /// The Internet checksum (RFC 1071), before it is folded.
-fn sum(start: u64, bytes: &[u8]) -> u64 {
+pub(crate) fn sum(start: u64, bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<2>();
     let words = words.iter().map(|word| u64::from(u16::from_be_bytes(*word))).sum::<u64>();
     start + words + rest.first().map_or(0, |last| u64::from(*last) << 8)
 }
 
-fn fold(mut sum: u64) -> u16 {
+/// Folds a sum to the 16 bits whose complement is the checksum.
+pub(crate) fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }

@@ -5,6 +5,7 @@
 //! longer than a wire takes.
 
 use crate::counters::DropReason;
+use crate::offload::{fold, sum};
 
 /// The length of the header in bytes.
 pub(crate) const OFFLOAD_HEADER: usize = 10;
@@ -48,7 +49,7 @@ impl Offload {
         };
         let summed = frame.get_mut(start..).ok_or(DropReason::Malformed)?;
         // The field holds the sum of the pseudo-header already.
-        let checksum = match checksum(summed) {
+        let checksum = match !fold(sum(0, summed)) {
             // For UDP, 0 means "none".
             0 => u16::MAX,
             checksum => checksum,
@@ -57,17 +58,6 @@ impl Offload {
         field.copy_from_slice(&checksum.to_be_bytes());
         Ok(())
     }
-}
-
-/// The Internet checksum (RFC 1071).
-fn checksum(bytes: &[u8]) -> u16 {
-    let (words, last) = bytes.as_chunks::<2>();
-    let last = last.first().map_or(0, |byte| u64::from(*byte) << 8);
-    let mut sum = words.iter().map(|word| u64::from(u16::from_be_bytes(*word))).sum::<u64>() + last;
-    while sum > 0xffff {
-        sum = (sum >> 16) + (sum & 0xffff);
-    }
-    !(sum as u16)
 }
 
 #[cfg(test)]
@@ -90,7 +80,7 @@ mod tests {
             let mut whole = Vec::new();
             builder.write(&mut whole, payload).unwrap();
             let mut left = whole.clone();
-            let pseudo = checksum(&[&whole[26..34], &[0, 17][..], &whole[38..40]].concat());
+            let pseudo = !fold(sum(0, &[&whole[26..34], &[0, 17][..], &whole[38..40]].concat()));
             left[40..42].copy_from_slice(&(!pseudo).to_be_bytes());
             Offload::parse(header(1, 0, 34, 6)).finish(&mut left).unwrap();
             assert_eq!(left, whole);
