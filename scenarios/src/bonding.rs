@@ -1,4 +1,4 @@
-//! A guest's bond, as the Linux bonding driver tells of it in `/proc/net/bonding/NAME`.
+//! A guest's bond, as the Linux bonding driver tells of it in `/proc/net/bonding/NAME`, and the switch's end of it.
 
 use std::time::Duration;
 
@@ -9,6 +9,22 @@ use crate::cluster::Cluster;
 
 /// How long a bond has to aggregate, before scaling: LACP takes some seconds, and those of a busy host more.
 const LIMIT: Duration = Duration::from_secs(30);
+
+/// Waits until the switch sends over exactly `links` members of a machine's bundle: its own end, which waits 2 s for more
+/// links before it uses any.
+///
+/// # Errors
+/// Says how the bundle was last, when it is not so within 30 s before scaling.
+pub async fn wait_bundle(cluster: &Cluster, machine: &str, bond: &str, links: usize) -> anyhow::Result<()> {
+    let name = format!("{machine}/{bond}");
+    let mut last = None;
+    let used = driver::poll_until(LIMIT * cluster.lab().accel().time_factor(), async || {
+        last = cluster.lab().switch().bundles().ok()?.into_iter().find(|bundle| bundle.name == name);
+        last.as_ref().is_some_and(|bundle| bundle.active().count() == links).then_some(())
+    })
+    .await;
+    used.with_context(|| format!("the switch does not use {links} links of {name}: {last:?}"))
+}
 
 /// A bond and its members.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -16,7 +16,7 @@ mod suite;
 pub mod prelude;
 
 pub use assets::Assets;
-pub use bonding::{BondStatus, MemberStatus};
+pub use bonding::{BondStatus, MemberStatus, wait_bundle};
 pub use cluster::{Cluster, ClusterBuilder, secs};
 pub use dhcp::Dhcp;
 pub use etcd::Etcd;

@@ -9,7 +9,9 @@ pub use harness::Testbed;
 pub use regex::Regex;
 pub use switch::{Direction, Distribution, FrameFilter, Impairment, VlanSet};
 
-pub use crate::{BondStatus, BootMode, Cluster, Dhcp, Etcd, Rack, describe, kept_apart, secs, suite};
+pub use crate::{
+    BondStatus, BootMode, Cluster, Dhcp, Etcd, Rack, describe, kept_apart, secs, suite, wait_bundle,
+};
 
 /// What a test returns.
 pub type Result<T = ()> = anyhow::Result<T>;

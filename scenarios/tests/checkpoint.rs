@@ -47,14 +47,7 @@ async fn firmware_and_bonds_come_back(t: &mut Testbed) -> Result {
 async fn aggregate(c: &Cluster) -> Result {
     for machine in c.servers() {
         BondStatus::wait_aggregates(c, machine, "bond0", &["eth1", "eth2"]).await?;
-        let name = format!("{}/bond0", machine.name());
-        let mut last = None;
-        let both = driver::poll_until(secs(30) * c.lab().accel().time_factor(), async || {
-            last = c.lab().switch().bundles().ok()?.into_iter().find(|bundle| bundle.name == name);
-            last.as_ref().is_some_and(|bundle| bundle.active().count() == 2).then_some(())
-        })
-        .await;
-        both.with_context(|| format!("the switch does not use both links of {name}: {last:?}"))?;
+        wait_bundle(c, machine.name(), "bond0", 2).await?;
     }
     Ok(())
 }

@@ -81,14 +81,7 @@ async fn team(c: &Cluster) -> Result {
             machine.wait_until_succeeds(format!("test \"$({get})\" = {wanted}")).await?;
         }
     }
-    // The switch's end waits 2 s for more links before it uses any.
-    let mut last = None;
-    let both = driver::poll_until(secs(30) * c.lab().accel().time_factor(), async || {
-        last = c.lab().switch().bundles().ok()?.into_iter().find(|b| b.name == "server-3/bond0");
-        last.as_ref().is_some_and(|bundle| bundle.active().count() == 2).then_some(())
-    })
-    .await;
-    both.with_context(|| format!("the switch does not use both links of server-3: {last:?}"))?;
+    wait_bundle(c, "server-3", "bond0", 2).await?;
     let (own, other) = (c.ip("server-3", "storage")?, c.ip("server-1", "storage")?);
     machine.succeed("ip link add link team0 name team0.100 type vlan id 100").await?;
     machine.succeed(format!("ip addr add {own}/24 dev team0.100 && ip link set team0.100 up")).await?;
