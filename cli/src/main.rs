@@ -11,6 +11,7 @@ mod checkpoint;
 mod doctor;
 mod drawing;
 mod image;
+mod import;
 mod outcome;
 mod profile;
 mod runs;
@@ -36,6 +37,9 @@ enum Area {
     /// Disk images: list, build, info, verify, import, path, rm
     #[command(subcommand)]
     Image(image::Command),
+    /// Imports of what other projects describe their clusters by: plan
+    #[command(subcommand)]
+    Import(import::Command),
     /// Checkpoints of labs: list, info, rm
     #[command(subcommand)]
     Checkpoint(checkpoint::Command),
@@ -61,6 +65,7 @@ fn dispatch(area: Area) -> anyhow::Result<()> {
     match area {
         Area::Profile(command) => profile::run(command),
         Area::Image(command) => image::run(command),
+        Area::Import(command) => import::run(command),
         Area::Checkpoint(command) => checkpoint::run(command),
         Area::Doctor => doctor::run(),
         Area::Ps => runs::ps(),

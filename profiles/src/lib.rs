@@ -22,6 +22,7 @@ pub mod render;
 
 pub use builtin::{bonding_vlans, builtin, dhcp_simple, names, simple, source, vlans, vlans_broken};
 pub use error::{Error, Kind, Problem};
+pub use load::is_name;
 pub use mac::{BadMac, MacAddr};
 pub use model::{
     Attachment, Bond, BondMode, CLUSTER, Dhcp, Kubernetes, LacpRate, Machine, Network, Nic, Profile, Role,

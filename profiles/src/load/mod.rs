@@ -8,6 +8,8 @@ mod check;
 mod draft;
 mod reader;
 
+pub use check::is_name;
+
 use toml::de::DeTable;
 
 use crate::error::{Error, Kind, Problem};

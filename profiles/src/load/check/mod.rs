@@ -54,7 +54,10 @@ fn names(draft: &Draft, report: &mut Report) {
     }
 }
 
-fn is_name(name: &str) -> bool {
+/// Whether a name can be a profile's, a network's or a machine's, and so a part of a host name: lower-case letters,
+/// digits and single hyphens, beginning with a letter, at most 31 bytes.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
     let fits = (1..=31).contains(&name.len()) && name.as_bytes()[0].is_ascii_lowercase();
     let plain = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
     fits && plain && !name.ends_with('-') && !name.contains("--")
