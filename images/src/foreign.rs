@@ -64,7 +64,7 @@ pub(crate) fn image(store: &Store, name: &str, path: &Path, set_by: String) -> R
 }
 
 /// Identifies a file in its present state without reading it.
-fn state(disk: &Path, sidecar: Option<&Path>) -> Result<String, Error> {
+pub(crate) fn state(disk: &Path, sidecar: Option<&Path>) -> Result<String, Error> {
     let mut hasher = blake3::Hasher::new();
     for path in [Some(disk), sidecar].into_iter().flatten() {
         let meta = path.metadata().at("read", path)?;

@@ -9,6 +9,7 @@
 
 mod agent_disk;
 mod build;
+mod copies;
 mod disk;
 mod error;
 mod ext4_edit;

@@ -5,6 +5,7 @@
 //! <cache>/imports/<name>/         an image of the user's own, put there by `rackless image import`
 //! <cache>/agents/<digest>.ext4    a disk with an agent
 //! <cache>/foreign/<key>/          kernel and initrd taken from a disk that is named by path
+//! <cache>/copies/<key>/           a disk with an agent written into it
 //! <cache>/tmp/<entry>/            a build that goes on; its remains, if nobody holds the lock
 //! <cache>/locks/<entry>           held by who builds, imports or removes the entry
 //! ```
@@ -63,7 +64,7 @@ impl Store {
     /// [`Error::File`] or [`Error::DiskFull`] when its directories can't be made.
     pub fn open(root: impl Into<PathBuf>) -> Result<Store, Error> {
         let root = root.into();
-        for directory in ["entries", "imports", "agents", "foreign", "tmp", "locks"] {
+        for directory in ["entries", "imports", "agents", "foreign", "copies", "tmp", "locks"] {
             let directory = root.join(directory);
             std::fs::create_dir_all(&directory).at("make", &directory)?;
         }
