@@ -76,6 +76,17 @@ pub struct Settings {
     #[arg(long, env = "RACKLESS_SEED", value_name = "NUMBER", value_parser = seed)]
     pub seed: Option<u64>,
 
+    /// `off`: tests restore no checkpoints and make none; each boots and forms what it needs
+    #[arg(
+        long = "checkpoints",
+        env = "RACKLESS_CHECKPOINTS",
+        value_name = "on|off",
+        default_value = "on",
+        action = clap::ArgAction::Set,
+        value_parser = on_or_off
+    )]
+    pub checkpoints: bool,
+
     /// How many runs to keep artefacts of, this one included
     #[arg(long, env = "RACKLESS_KEEP_RUNS", value_name = "N", default_value_t = 10)]
     pub keep_runs: usize,
@@ -135,6 +146,14 @@ fn keep(text: &str) -> Result<Keep, String> {
         "1" | "yes" | "failure" | "true" => Ok(Keep::Failure),
         "always" => Ok(Keep::Always),
         _ => Err("expected failure, always or never".into()),
+    }
+}
+
+fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "" | "on" | "1" | "yes" | "true" => Ok(true),
+        "off" | "0" | "no" | "never" | "false" => Ok(false),
+        _ => Err("expected on or off".into()),
     }
 }
 
@@ -214,6 +233,7 @@ mod tests {
         assert!(line.libtest.exact && line.libtest.nocapture);
         assert_eq!(line.libtest.filter.as_deref(), Some("forms"));
         assert_eq!(line.settings.keep_vms, Keep::Failure);
+        assert!(line.settings.checkpoints && !read(&["--checkpoints=off"]).unwrap().settings.checkpoints);
         assert_eq!(line.settings.image("server"), Some("b=c.wic".into()), "the last one counts");
         assert_eq!(line.settings.deadline, Some(Duration::from_secs(90)));
     }
@@ -222,6 +242,7 @@ mod tests {
     fn values_are_checked() {
         for wrong in [
             &["--keep-vms=perhaps"][..],
+            &["--checkpoints", "perhaps"],
             &["--image", "server"],
             &["--deadline", "soon"],
             &["--deadline", "-5s"],

@@ -130,7 +130,9 @@ impl Suite {
         self.entries.push(Entry { name, ignored: None, deadline: None, body: Arc::new(body) });
     }
 
-    fn run_with(self, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    /// The same for a program that has arguments of its own: `arguments` are those of the suite, the program's name
+    /// first.
+    pub fn run_with(self, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         let line = match CommandLine::read(arguments) {
             Ok(line) => line,
             Err(error) => {
