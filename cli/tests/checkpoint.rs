@@ -32,13 +32,15 @@ fn put(cache: &Path, key: &str) {
         json!({ "name": name, "bytes": 20_000, "blake3": sparse::digest(&path).unwrap() })
     };
     let machine = json!({
-        "name": "server-1", "named_memory": true, "vars": null,
+        "name": "server-1", "named_memory": true, "vars": null, "data": [], "nics": [], "paused": false,
         "state": file("server-1.state"), "ram": file("server-1.ram"), "disk": file("server-1.qcow2"),
     });
     let manifest = json!({
-        "version": 1, "lab": "vlans", "about": "formed 1", "saved_at": 0, "machines": [machine], "fdb": [],
+        "version": 2, "lab": "vlans", "about": "formed 1", "saved_at": 0, "machines": [machine], "fdb": [],
     });
     fs::write(entry.join("manifest.json"), manifest.to_string()).unwrap();
+    let digest = sparse::digest(&entry.join("manifest.json")).unwrap();
+    fs::write(entry.join("manifest.b3sum"), format!("{digest}  manifest.json\n")).unwrap();
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use process::Command;
 
 use crate::Error;
-use crate::spec::DiskSpec;
+use crate::spec::{DataDisk, DiskSpec};
 
 /// Far more than `qemu-img create` ever takes.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -20,27 +20,33 @@ pub(crate) struct Overlay {
 impl Overlay {
     /// Makes a fresh overlay of `disk` at `path`.
     pub(crate) async fn create(machine: &str, disk: &DiskSpec, path: PathBuf) -> Result<Self, Error> {
-        Self::on(machine, &disk.image, "raw", disk.grow_to, path).await
+        Self::on(machine, Some((&disk.image, "raw")), disk.grow_to, path).await
+    }
+
+    /// Makes a fresh data disk at `path`.
+    pub(crate) async fn of_data(machine: &str, disk: &DataDisk, path: PathBuf) -> Result<Self, Error> {
+        let image = disk.image.as_deref().map(|image| (image, "raw"));
+        Self::on(machine, image, Some(disk.bytes), path).await
     }
 
     /// Makes a fresh overlay at `path` of another one, such as a checkpoint's.
     pub(crate) async fn of_overlay(machine: &str, base: &Path, path: PathBuf) -> Result<Self, Error> {
-        Self::on(machine, base, "qcow2", None, path).await
+        Self::on(machine, Some((base, "qcow2")), None, path).await
     }
 
     async fn on(
         machine: &str,
-        base: &Path,
-        format: &str,
+        base: Option<(&Path, &str)>,
         size: Option<u64>,
         path: PathBuf,
     ) -> Result<Self, Error> {
-        let base = fs_err::canonicalize(base)
-            .map_err(|source| Error::Image { machine: machine.to_owned(), source })?;
-        let mut command = Command::new("qemu-img")
-            .args(["create", "-q", "-f", "qcow2", "-F", format, "-b"])
-            .arg(&base)
-            .arg(&path);
+        let mut command = Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]);
+        if let Some((base, format)) = base {
+            let base = fs_err::canonicalize(base)
+                .map_err(|source| Error::Image { machine: machine.to_owned(), source })?;
+            command = command.args(["-F", format, "-b"]).arg(&base);
+        }
+        command = command.arg(&path);
         if let Some(bytes) = size {
             command = command.arg(bytes.to_string());
         }
@@ -119,6 +125,19 @@ mod tests {
         let overlay = Overlay::create("server-1", &disk, path).await.expect("an overlay");
         assert_eq!(info(&overlay).await["virtual-size"], 64 * MIB);
         assert_eq!(fs_err::metadata(&disk.image).expect("the image").len(), 2 * MIB);
+    }
+
+    #[tokio::test]
+    async fn a_data_disk_begins_empty_or_as_an_image() {
+        let (folder, disk) = image();
+        let data = |image| DataDisk { name: "data".into(), bytes: 8 * MIB, image };
+        for image in [None, Some(disk.image.clone())] {
+            let path = folder.path().join("data.qcow2");
+            let overlay = Overlay::of_data("server-1", &data(image.clone()), path).await.expect("a disk");
+            let info = info(&overlay).await;
+            assert_eq!(info["virtual-size"], 8 * MIB);
+            assert_eq!(info.get("full-backing-filename").is_some(), image.is_some(), "{info}");
+        }
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use crate::checkpoint::Checkpoint;
 use crate::death::Died;
 use crate::machine::Machine;
 use crate::qemu::{Accel, Firmware, Qemu};
-use crate::spec::{Boot, BundleSpec, LabSpec, MachineSpec, NicBackend, NicSpec};
+use crate::spec::{Boot, BundleSpec, DataDisk, LabSpec, MachineSpec, NicBackend, NicSpec};
 use crate::supervisor::Supervisor;
 use crate::{Error, control};
 
@@ -315,7 +315,10 @@ impl Index<&str> for Lab {
 fn add_bundles(machine: &Machine, switch: &Switch) -> Result<(), Error> {
     let spec = machine.spec();
     for bundle in &spec.bundles {
-        let members = bundle.nics.iter().map(|nic| machine.port(nic)).collect::<Result<Vec<_>, _>>()?;
+        // In a lab out of a checkpoint, one may have been pulled.
+        let plugged = machine.nics();
+        let members = bundle.nics.iter().filter(|nic| plugged.contains(nic)).map(|nic| machine.port(nic));
+        let members = members.collect::<Result<Vec<_>, _>>()?;
         let mode =
             spec.nics.iter().find(|nic| bundle.nics.first() == Some(&nic.name)).map(|nic| nic.port.clone());
         if let Some(mode) = mode {
@@ -342,6 +345,8 @@ fn check(spec: &LabSpec) -> Result<(), Error> {
             return Err(Error::Spec { machine, problem: problem.into() });
         } else if machine.vcpus == 0 || machine.memory_mib < 64 {
             format!("{} vCPUs and {} MiB are no machine", machine.vcpus, machine.memory_mib)
+        } else if let Some(problem) = data_disk_problem(machine) {
+            problem
         } else if let Some(problem) =
             machine.bundles.iter().find_map(|bundle| bundle_problem(machine, bundle))
         {
@@ -352,6 +357,33 @@ fn check(spec: &LabSpec) -> Result<(), Error> {
         return Err(Error::Spec { machine: machine.name.clone(), problem });
     }
     Ok(())
+}
+
+/// What is wrong with the data disks.
+fn data_disk_problem(machine: &MachineSpec) -> Option<String> {
+    let disks = &machine.data_disks;
+    if disks.len() > MachineSpec::DATA_DISKS {
+        return Some(format!(
+            "{} data disks, and there is room for {}",
+            disks.len(),
+            MachineSpec::DATA_DISKS
+        ));
+    }
+    let mut names = std::collections::BTreeSet::new();
+    disks.iter().find_map(|DataDisk { name, bytes, .. }| {
+        let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+        if !plain || !(1..=20).contains(&name.len()) {
+            Some(format!(
+                "a data disk is called {name:?}: up to 20 letters, digits and hyphens are a serial number"
+            ))
+        } else if !names.insert(name) {
+            Some(format!("there are two data disks {name}"))
+        } else if *bytes == 0 || bytes % 512 != 0 {
+            Some(format!("the data disk {name} has {bytes} bytes, which are no whole sectors"))
+        } else {
+            None
+        }
+    })
 }
 
 /// What is wrong with a bundle.
@@ -400,6 +432,21 @@ mod tests {
         assert_eq!(told(&[]), "a: the bundle a/bond0 has no NICs");
         assert_eq!(told(&["eth0", "eth7"]), "a: the bundle a/bond0 has eth7, and the machine has not");
         assert_eq!(told(&["eth0", "eth1"]), "a: the ports of the bundle a/bond0 have different VLANs");
+    }
+
+    #[test]
+    fn data_disks_have_names_that_fit_and_whole_sectors() {
+        let told = |disks: &[(&str, u64)]| {
+            let disk = |&(name, bytes): &(&str, u64)| DataDisk { name: name.to_owned(), bytes, image: None };
+            refusal(vec![MachineSpec { data_disks: disks.iter().map(disk).collect(), ..machine("a") }])
+        };
+        let rule = "up to 20 letters, digits and hyphens are a serial number";
+        for name in ["", "a b", "data_1", "a23456789-123456789-1"] {
+            assert_eq!(told(&[(name, 512)]), format!("a: a data disk is called {name:?}: {rule}"));
+        }
+        assert_eq!(told(&[("d", 512), ("d", 512)]), "a: there are two data disks d");
+        assert_eq!(told(&[("d", 513)]), "a: the data disk d has 513 bytes, which are no whole sectors");
+        assert_eq!(told(&[("d", 512); 9]), "a: 9 data disks, and there is room for 8");
     }
 
     #[test]

@@ -84,8 +84,20 @@ pub struct DiskSpec {
     pub grow_to: Option<u64>,
 }
 
-/// A network card, and the switch port that it is plugged into.
+/// A disk besides the system disk, on virtio-blk: `/dev/disk/by-id/virtio-<name>` in a Linux guest, also where udev has
+/// not looked yet by `/sys/block/*/serial`.
 #[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataDisk {
+    /// Its serial number: up to 20 letters, digits and hyphens, which is what virtio-blk has room for.
+    pub name: String,
+    /// Its size in bytes, whole sectors of 512.
+    pub bytes: u64,
+    /// The raw image that it begins as, of that size at most; `None` for zeros. It is never opened for writing.
+    pub image: Option<PathBuf>,
+}
+
+/// A network card, and the switch port that it is plugged into.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NicSpec {
     /// The name within the machine, such as `eth1`. The switch port is `<machine>/<name>`.
     pub name: String,
@@ -176,6 +188,8 @@ pub struct MachineSpec {
     pub boot: Boot,
     /// The system disk.
     pub disk: DiskSpec,
+    /// Further disks, up to [`MachineSpec::DATA_DISKS`].
+    pub data_disks: Vec<DataDisk>,
     /// Network cards, in PCI order.
     pub nics: Vec<NicSpec>,
     /// Links that the switch aggregates, each of some of the network cards.
@@ -195,6 +209,9 @@ pub struct MachineSpec {
 impl MachineSpec {
     /// What QEMU itself takes beside the guest's memory under TCG, in MiB (measured: about 350 at most).
     pub const QEMU_OVERHEAD_MIB: u32 = 256;
+
+    /// How many disks there is room for besides the system disk.
+    pub const DATA_DISKS: usize = 8;
 }
 
 /// A whole topology.
@@ -241,6 +258,7 @@ pub(crate) mod tests {
             vcpus: 2,
             boot: Boot::Firmware,
             disk: DiskSpec { image: "/images/debian.raw".into(), bus: DiskBus::VirtioBlk, grow_to: None },
+            data_disks: Vec::new(),
             nics: vec![
                 nic(0, PortMode::Access { vlan: vlan(10) }),
                 nic(1, PortMode::Access { vlan: vlan(20) }),

@@ -1,21 +1,21 @@
 //! A cluster: the servers and agents of a profile.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::ops::Index;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
-use driver::{Lab, Machine};
+use anyhow::ensure;
+use driver::Machine;
+use driver::checkpoint::Checkpoint;
 use harness::Testbed;
 use profiles::{Profile, Role};
 
 use crate::dhcp::Dhcp;
 use crate::etcd::Etcd;
 use crate::fixture;
-use crate::rack::{BootMode, Launched, Plan, Rack};
+use crate::launched::Launched;
+use crate::rack::{BootMode, Plan, Rack};
 
 /// Seconds, for limits: `secs(30)`.
 #[must_use]
@@ -23,29 +23,33 @@ pub const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// What [`ClusterBuilder::formed`] does before it saves; another number when it does something else.
-const FORMED: &str = "formed 1";
+/// What [`Cluster::form`] does before it saves; another number when it does something else.
+const FORMED: &str = "formed 2";
 
 /// Some servers and agents of a profile, running.
 pub struct Cluster {
     profile: Profile,
-    lab: Lab,
-    dhcp: BTreeMap<String, Dhcp>,
+    lab: Launched,
     servers: Vec<String>,
-    plan: Arc<Plan>,
-    /// How many copies there are of it.
-    forked: Arc<AtomicU32>,
 }
 
 impl Cluster {
     /// Starts describing a cluster on a profile.
     pub fn on(profile: Profile) -> ClusterBuilder {
-        ClusterBuilder { profile, servers: 0, agents: 0, copies: 0, boot: BootMode::default() }
+        ClusterBuilder {
+            profile,
+            servers: 0,
+            agents: 0,
+            copies: 0,
+            checkpoints: false,
+            data_disks: Vec::new(),
+            boot: BootMode::default(),
+        }
     }
 
     /// The lab below.
     #[must_use]
-    pub fn lab(&self) -> &Lab {
+    pub fn lab(&self) -> &Launched {
         &self.lab
     }
 
@@ -79,42 +83,36 @@ impl Cluster {
     /// # Errors
     /// When the profile has no such network, or one without `dhcp`.
     pub fn dhcp(&self, network: &str) -> anyhow::Result<&Dhcp> {
-        let served = || self.dhcp.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-        self.dhcp.get(network).with_context(|| {
-            format!(
-                "the profile {} has no network {network} with DHCP; with it are: {}",
-                self.profile.name(),
-                served()
-            )
-        })
+        self.lab.dhcp(network)
     }
 
-    /// Copies of the cluster as it is at this moment, which go on beside it, each with a switch of its own: for different
-    /// faults from one state. [`ClusterBuilder::copies`] must have taken the room for them. The machines of a copy are
-    /// `copy-1/server-1` in events, and in `copy-1/` among the artefacts.
+    /// Copies of the cluster as it is at this moment: [`Launched::fork`].
     ///
     /// # Errors
-    /// When there is no room for so many, or as [`Lab::checkpoint`] and [`Lab::resume`].
+    /// As there.
     pub async fn fork(&self, t: &Testbed, copies: u32) -> anyhow::Result<Vec<Cluster>> {
-        let before = self.forked.fetch_add(copies, Ordering::Relaxed);
-        ensure!(
-            before + copies <= self.plan.copies,
-            "room was taken for {} copies of the cluster, and these would be {}: say .copies({1}) where it is launched",
-            self.plan.copies,
-            before + copies
-        );
-        let names: Vec<String> =
-            (before + 1..=before + copies).map(|number| format!("copy-{number}")).collect();
-        let labs = fixture::fork(t, &self.plan, &self.lab, &names).await?;
-        let cluster = |Launched { lab, dhcp }| Cluster {
-            lab,
-            dhcp,
-            profile: self.profile.clone(),
-            servers: self.servers.clone(),
-            plan: self.plan.clone(),
-            forked: self.forked.clone(),
-        };
+        let labs = self.lab.fork(t, copies).await?;
+        let cluster = |lab| Cluster { lab, profile: self.profile.clone(), servers: self.servers.clone() };
         Ok(labs.into_iter().map(cluster).collect())
+    }
+
+    /// Ends the cluster before the test does: [`Launched::end`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn end(self, t: &Testbed) -> anyhow::Result<()> {
+        self.lab.end(t).await
+    }
+
+    /// Waits for the boot and forms what [`ClusterBuilder::formed`] gives: an etcd of the servers, with one key.
+    ///
+    /// # Errors
+    /// As [`Cluster::wait_ready`] and [`Etcd::form`].
+    pub async fn form(&self) -> anyhow::Result<()> {
+        self.wait_ready().await?;
+        let etcd = Etcd::form(self, profiles::CLUSTER).await?;
+        let Some(first) = self.servers().next() else { return Ok(()) };
+        etcd.wait_put(first.name(), FormedCluster::KEY, FORMED).await
     }
 
     /// Waits until every machine has booted and has the addresses that the profile gives it.
@@ -183,6 +181,8 @@ pub struct ClusterBuilder {
     servers: usize,
     agents: usize,
     copies: u32,
+    checkpoints: bool,
+    data_disks: Vec<(String, u32)>,
     boot: BootMode,
 }
 
@@ -205,6 +205,12 @@ impl ClusterBuilder {
         self
     }
 
+    /// Gives each machine an empty disk of `mib` MiB besides its system disk: [`Rack::data_disk`].
+    pub fn data_disk(mut self, name: &str, mib: u32) -> Self {
+        self.data_disks.push((name.to_owned(), mib));
+        self
+    }
+
     /// How the machines start.
     pub fn boot(mut self, boot: BootMode) -> Self {
         self.boot = boot;
@@ -218,8 +224,18 @@ impl ClusterBuilder {
     pub async fn launch(self, t: &Testbed) -> anyhow::Result<Cluster> {
         let making = self.plan(t).await?;
         let launched = making.plan.lab(t).await?;
-        launched.lab.start().await?;
+        launched.start().await?;
         Ok(making.cluster(launched))
+    }
+
+    /// The same without powering anything on: [`driver::Lab::start`] of [`Cluster::lab`] does.
+    ///
+    /// # Errors
+    /// As [`ClusterBuilder::launch`].
+    pub async fn prepare(self, t: &Testbed) -> anyhow::Result<Cluster> {
+        let making = self.plan(t).await?;
+        let lab = making.plan.lab(t).await?;
+        Ok(making.cluster(lab))
     }
 
     /// A cluster that has booted and whose servers have formed an etcd on the network `cluster`, as [`Etcd::form`] does:
@@ -229,14 +245,42 @@ impl ClusterBuilder {
     /// # Errors
     /// As [`ClusterBuilder::launch`], [`Cluster::wait_ready`] and [`Etcd::form`].
     pub async fn formed(self, t: &Testbed) -> anyhow::Result<Cluster> {
-        let making = self.plan(t).await?;
-        let form = async |lab: &Lab| {
-            let cluster = making.cluster(Launched { lab: lab.clone(), dhcp: BTreeMap::new() });
-            cluster.wait_ready().await?;
-            Etcd::form(&cluster, profiles::CLUSTER).await.map(drop)
-        };
-        let launched = fixture::launch(t, &making.plan, FORMED, form).await?;
+        self.formed_as(t, FORMED, Cluster::form).await
+    }
+
+    /// The same for a state of your own: `form` brings the cluster to it, and `fixture` names it, as in
+    /// [`Rack::launch_as`].
+    ///
+    /// # Errors
+    /// As [`ClusterBuilder::launch`], and those of `form`.
+    pub async fn formed_as(
+        self,
+        t: &Testbed,
+        fixture: &str,
+        form: impl AsyncFnOnce(&Cluster) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Cluster> {
+        let making = self.saved_quickly().plan(t).await?;
+        let form = async |lab: &Launched| form(&making.cluster(lab.clone())).await;
+        let launched = fixture::launch(t, &making.plan, fixture, form).await?;
         Ok(making.cluster(launched))
+    }
+
+    /// The same state, to be had as often as it is asked for, at once or one after the other: for as many at a time as
+    /// [`ClusterBuilder::copies`] says, and one more.
+    ///
+    /// # Errors
+    /// As [`ClusterBuilder::formed`], and when there can be no checkpoint.
+    pub async fn formed_often(self, t: &Testbed) -> anyhow::Result<FormedCluster> {
+        let making = self.saved_quickly().plan(t).await?;
+        let form = async |lab: &Launched| making.cluster(lab.clone()).form().await;
+        let checkpoint = fixture::ready(t, &making.plan, FORMED, form).await?;
+        Ok(FormedCluster { making, checkpoint })
+    }
+
+    /// Memory lies where checkpoints take it from and restored labs share it.
+    fn saved_quickly(mut self) -> Self {
+        self.checkpoints = true;
+        self
     }
 
     async fn plan(self, t: &Testbed) -> anyhow::Result<Making> {
@@ -244,6 +288,8 @@ impl ClusterBuilder {
         let agents = self.names(Role::Agent, self.agents)?;
         let names: Vec<&str> = servers.iter().chain(&agents).map(String::as_str).collect();
         let rack = Rack::of(self.profile.clone(), &names).boot(self.boot);
+        let rack = self.data_disks.iter().fold(rack, |rack, (name, mib)| rack.data_disk(name, *mib));
+        let rack = if self.checkpoints { rack.checkpoints() } else { rack };
         let rack = if self.copies > 0 { rack.copies(self.copies) } else { rack };
         Ok(Making { plan: Arc::new(rack.plan(t).await?), profile: self.profile, servers })
     }
@@ -268,8 +314,34 @@ struct Making {
 }
 
 impl Making {
-    fn cluster(&self, Launched { lab, dhcp }: Launched) -> Cluster {
-        let (profile, servers, plan) = (self.profile.clone(), self.servers.clone(), self.plan.clone());
-        Cluster { profile, lab, dhcp, servers, plan, forked: Arc::default() }
+    fn cluster(&self, lab: Launched) -> Cluster {
+        Cluster { profile: self.profile.clone(), lab, servers: self.servers.clone() }
+    }
+}
+
+/// A formed cluster in a checkpoint, from [`ClusterBuilder::formed_often`].
+pub struct FormedCluster {
+    making: Making,
+    checkpoint: Checkpoint,
+}
+
+impl FormedCluster {
+    /// A key that the etcd of every formed cluster has: what was written before the checkpoint was made.
+    pub const KEY: &'static str = "rackless/formed";
+
+    /// The cluster, going on from there. Its machines are `<name>/server-1` in events, and in `<name>/` among the
+    /// artefacts.
+    ///
+    /// # Errors
+    /// As [`driver::Lab::resume`].
+    pub async fn restore(&self, t: &Testbed, name: &str) -> anyhow::Result<Cluster> {
+        let lab = self.making.plan.restored(t, &self.checkpoint, Some(name)).await?;
+        Ok(self.making.cluster(lab))
+    }
+
+    /// The checkpoint.
+    #[must_use]
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
     }
 }

@@ -2,13 +2,17 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use driver::checkpoint::{Entry, Store};
+use anyhow::ensure;
+use driver::checkpoint::{Checkpoint, CheckpointError, Entry, Store};
+use driver::qemu::{Firmware, recipe};
 use driver::spec::{Boot, MachineSpec};
 use driver::{Error, Lab};
 use harness::Testbed;
 
-use crate::rack::{Launched, Plan, Rack};
+use crate::launched::Launched;
+use crate::rack::{Plan, Rack};
 
 impl Rack {
     /// A lab in the state that `form` brings it to, which `fixture` names. If a checkpoint of these very machines in that
@@ -21,20 +25,27 @@ impl Rack {
         self,
         t: &Testbed,
         fixture: &str,
-        form: impl AsyncFnOnce(&Lab) -> anyhow::Result<()>,
-    ) -> anyhow::Result<Lab> {
-        let plan = self.checkpoints().plan(t).await?;
-        Ok(launch(t, &plan, fixture, form).await?.lab)
+        form: impl AsyncFnOnce(&Launched) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Launched> {
+        let plan = Arc::new(self.checkpoints().plan(t).await?);
+        launch(t, &plan, fixture, form).await
     }
 }
 
 /// [`Rack::launch_as`], from a plan.
 pub(crate) async fn launch(
     t: &Testbed,
-    plan: &Plan,
+    plan: &Arc<Plan>,
     fixture: &str,
-    form: impl AsyncFnOnce(&Lab) -> anyhow::Result<()>,
+    form: impl AsyncFnOnce(&Launched) -> anyhow::Result<()>,
 ) -> anyhow::Result<Launched> {
+    let unfit = plan.spec.check_fit().err();
+    if let Some(why) = &unfit {
+        tell_unsaved(t, fixture, why);
+    }
+    if unfit.is_some() || !t.settings().checkpoints {
+        return cold(t, plan, form).await;
+    }
     let store = Store::open(Store::default_root())?;
     let key = key(plan, fixture)?;
     if let Some(launched) = restore(t, plan, &store, &key).await? {
@@ -45,17 +56,56 @@ pub(crate) async fn launch(
     if let Some(launched) = restore(t, plan, &store, &key).await? {
         return Ok(launched);
     }
+    let launched = cold(t, plan, form).await?;
+    if let Err(why) = keep(&launched, entry, fixture).await? {
+        tell_unsaved(t, fixture, &why);
+    }
+    Ok(launched)
+}
+
+/// The checkpoint itself, made if there is none; the lab that it was made from is gone then.
+pub(crate) async fn ready(
+    t: &Testbed,
+    plan: &Arc<Plan>,
+    fixture: &str,
+    form: impl AsyncFnOnce(&Launched) -> anyhow::Result<()>,
+) -> anyhow::Result<Checkpoint> {
+    ensure!(
+        t.settings().checkpoints,
+        "the checkpoint {fixture:?} is wanted itself, and RACKLESS_CHECKPOINTS is off"
+    );
+    plan.spec.check_fit()?;
+    let store = Store::open(Store::default_root())?;
+    let key = key(plan, fixture)?;
+    if let Some(checkpoint) = find(t, &store, &key).await? {
+        return Ok(checkpoint);
+    }
+    let entry = make(t, &store, &key, fixture).await?;
+    if let Some(checkpoint) = find(t, &store, &key).await? {
+        return Ok(checkpoint);
+    }
+    let launched = cold(t, plan, form).await?;
+    let checkpoint = keep(&launched, entry, fixture).await??;
+    launched.end(t).await?;
+    Ok(checkpoint)
+}
+
+/// The lab booted, and brought to the state.
+async fn cold(
+    t: &Testbed,
+    plan: &Arc<Plan>,
+    form: impl AsyncFnOnce(&Launched) -> anyhow::Result<()>,
+) -> anyhow::Result<Launched> {
     let launched = plan.lab(t).await?;
-    launched.lab.start().await?;
-    form(&launched.lab).await?;
-    keep(t, &launched.lab, entry, fixture).await?;
+    launched.start().await?;
+    form(&launched).await?;
     Ok(launched)
 }
 
 /// Copies of a lab as it is now, all going on beside it.
 pub(crate) async fn fork(
     t: &Testbed,
-    plan: &Plan,
+    plan: &Arc<Plan>,
     lab: &Lab,
     names: &[String],
 ) -> anyhow::Result<Vec<Launched>> {
@@ -67,24 +117,32 @@ pub(crate) async fn fork(
 }
 
 /// Restores the checkpoint of a key, if there is one. One that is no good is removed.
-async fn restore(t: &Testbed, plan: &Plan, store: &Store, key: &str) -> anyhow::Result<Option<Launched>> {
+async fn restore(
+    t: &Testbed,
+    plan: &Arc<Plan>,
+    store: &Store,
+    key: &str,
+) -> anyhow::Result<Option<Launched>> {
+    let Some(checkpoint) = find(t, store, key).await? else { return Ok(None) };
+    match plan.restored(t, &checkpoint, None).await {
+        Ok(launched) => Ok(Some(launched)),
+        Err(bad) => discard(t, store, key, &bad),
+    }
+}
+
+/// The checkpoint of a key, whole.
+async fn find(t: &Testbed, store: &Store, key: &str) -> anyhow::Result<Option<Checkpoint>> {
     let found = {
         let (store, key) = (store.clone(), key.to_owned());
         tokio::task::spawn_blocking(move || store.get(&key)).await?
     };
-    let resumed = match found {
-        Ok(None) => return Ok(None),
-        Ok(Some(checkpoint)) => plan.restored(t, &checkpoint, None).await,
-        Err(bad) => Err(bad.into()),
-    };
-    match resumed {
-        Ok(launched) => Ok(Some(launched)),
-        Err(bad) => {
-            t.note(&format!("a checkpoint can't be used and is made anew: {bad:#}"));
-            store.remove(key)?;
-            Ok(None)
-        }
-    }
+    found.or_else(|bad| discard(t, store, key, &bad.into()))
+}
+
+fn discard<T>(t: &Testbed, store: &Store, key: &str, bad: &anyhow::Error) -> anyhow::Result<Option<T>> {
+    t.note(&format!("a checkpoint can't be used and is made anew: {bad:#}"));
+    store.remove(key)?;
+    Ok(None)
 }
 
 /// Takes the right to make a checkpoint; the deadline stands still while others are at it.
@@ -106,17 +164,22 @@ async fn make(t: &Testbed, store: &Store, key: &str, fixture: &str) -> anyhow::R
     Ok(entry?)
 }
 
-/// Saves the lab for others. Where it can't be saved, each test does the work itself.
-async fn keep(t: &Testbed, lab: &Lab, entry: Entry, fixture: &str) -> anyhow::Result<()> {
-    let directory = entry.directory()?;
-    match lab.checkpoint(&directory, fixture).await {
-        Ok(_) => drop(tokio::task::spawn_blocking(move || entry.put()).await??),
-        Err(Error::Checkpoint(why)) => {
-            t.note(&format!("no checkpoint \"{fixture}\", so that every test forms its own: {why}"));
-        }
-        Err(error) => return Err(error.into()),
+/// Saves the lab for others; the inner error is why it can't be saved.
+async fn keep(lab: &Lab, entry: Entry, fixture: &str) -> anyhow::Result<Result<Checkpoint, CheckpointError>> {
+    let saved = async {
+        let directory = entry.directory()?;
+        lab.checkpoint(&directory, fixture).await
+    };
+    match saved.await {
+        // What can't be put there for want of room or rights is not saved.
+        Ok(_) => Ok(tokio::task::spawn_blocking(move || entry.put()).await?),
+        Err(Error::Checkpoint(why)) => Ok(Err(why)),
+        Err(error) => Err(error.into()),
     }
-    Ok(())
+}
+
+fn tell_unsaved(t: &Testbed, fixture: &str, why: &CheckpointError) {
+    t.note(&format!("no checkpoint \"{fixture}\", so that every test forms its own: {why}"));
 }
 
 /// What tells one state of one lab from all others: whatever its memory and disks could depend on.
@@ -136,7 +199,9 @@ fn key(plan: &Plan, fixture: &str) -> anyhow::Result<String> {
     add("host", &processor());
     for machine in &plan.spec.machines {
         add("machine", &format!("{machine:?}"));
-        for path in files(machine) {
+        let recipe = recipe(qemu, accel, machine, plan.memory())?;
+        add("command line", &recipe.to_shell());
+        for path in files(machine)? {
             add("file", &file(&path)?);
         }
     }
@@ -144,13 +209,17 @@ fn key(plan: &Plan, fixture: &str) -> anyhow::Result<String> {
 }
 
 /// The files that a machine is made from.
-fn files(machine: &MachineSpec) -> impl Iterator<Item = PathBuf> {
-    let (kernel, initrd) = match &machine.boot {
-        Boot::Firmware => (None, None),
-        Boot::Direct { kernel, initrd, .. } => (Some(kernel.clone()), initrd.clone()),
+fn files(machine: &MachineSpec) -> anyhow::Result<impl Iterator<Item = PathBuf>> {
+    let (boots, then) = match &machine.boot {
+        Boot::Firmware => {
+            let Firmware { code, vars } = Firmware::find()?;
+            (code, Some(vars))
+        }
+        Boot::Direct { kernel, initrd, .. } => (kernel.clone(), initrd.clone()),
     };
     let agent = machine.agent.as_ref().and_then(|agent| agent.disk.clone());
-    [Some(machine.disk.image.clone()), kernel, initrd, agent].into_iter().flatten()
+    let data = machine.data_disks.iter().filter_map(|disk| disk.image.clone());
+    Ok([Some(machine.disk.image.clone()), Some(boots), then, agent].into_iter().flatten().chain(data))
 }
 
 /// A file, told apart from what it was before it changed. The cache's own names have digests; those of others are not

@@ -9,6 +9,7 @@ mod dhcp;
 mod etcd;
 mod fixture;
 mod isolation;
+mod launched;
 mod rack;
 mod subject;
 mod suite;
@@ -17,10 +18,11 @@ pub mod prelude;
 
 pub use assets::Assets;
 pub use bonding::{BondStatus, MemberStatus, wait_bundle};
-pub use cluster::{Cluster, ClusterBuilder, secs};
+pub use cluster::{Cluster, ClusterBuilder, FormedCluster, secs};
 pub use dhcp::Dhcp;
 pub use etcd::Etcd;
 pub use isolation::{describe, kept_apart};
+pub use launched::Launched;
 pub use rack::{BootMode, Rack};
 pub use suite::suite;
 

@@ -1,18 +1,17 @@
 //! From a profile and an image to a running lab.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use driver::checkpoint::Checkpoint;
-use driver::qemu::{Accel, Qemu};
+use driver::qemu::{Accel, Memory, Qemu};
 use driver::spec::{
-    AgentSpec, Boot, BundleSpec, Channel, DiskBus, DiskSpec, GuestFile, LabSpec, MachineSpec, NicBackend,
-    NicSpec,
+    AgentSpec, Boot, BundleSpec, Channel, DataDisk, DiskBus, DiskSpec, GuestFile, LabSpec, MachineSpec,
+    NicBackend, NicSpec,
 };
 use driver::{Lab, LabOptions};
-use harness::{SubjectId, Testbed};
+use harness::Testbed;
 use images::injection::{self, CREDENTIALS_SINCE, Injection};
 use images::{Image, WayIn};
 use profiles::Profile;
@@ -20,7 +19,8 @@ use profiles::render;
 use switch::{LldpConfig, PortMode, VlanId, VlanSet};
 
 use crate::assets::Assets;
-use crate::dhcp::{Dhcp, LabServices};
+use crate::dhcp::LabServices;
+use crate::launched::Launched;
 use crate::subject::{LabSubject, TestSupervisor};
 
 /// Memory of a machine, in MiB, unless the test says otherwise.
@@ -63,6 +63,7 @@ pub struct Rack {
     checkpoints: bool,
     copies: u32,
     backend: NicBackend,
+    data_disks: Vec<DataDisk>,
     edit: Vec<Edit>,
 }
 
@@ -78,10 +79,15 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// Where the guests' memory lies.
+    pub(crate) fn memory(&self) -> Memory {
+        if self.checkpoints { Memory::Memfd } else { Memory::Own }
+    }
+
     /// Makes the lab and the hosts on its switch, hands them to the harness, and starts nothing.
-    pub(crate) async fn lab(&self, t: &Testbed) -> anyhow::Result<Launched> {
+    pub(crate) async fn lab(self: &Arc<Self>, t: &Testbed) -> anyhow::Result<Launched> {
         let lab = Lab::create(self.spec.clone(), self.options(t, None)?).await?;
-        Ok(attach(t, lab, &self.profile)?.0)
+        self.attach(t, lab)
     }
 
     /// The lab as a checkpoint has it, going on. As a copy it has the artefacts of its own, in a folder of that name.
@@ -89,19 +95,26 @@ impl Plan {
     /// # Errors
     /// Those of restoring; nothing is left of the lab then.
     pub(crate) async fn restored(
-        &self,
+        self: &Arc<Self>,
         t: &Testbed,
         from: &Checkpoint,
         copy: Option<&str>,
     ) -> anyhow::Result<Launched> {
         let lab = Lab::restored(self.spec.clone(), self.options(t, copy)?, from).await?;
-        let (launched, id) = attach(t, lab, &self.profile)?;
-        if let Err(error) = launched.lab.resume(from).await {
-            t.detach(id);
-            launched.lab.teardown().await?;
+        let launched = self.attach(t, lab)?;
+        if let Err(error) = launched.resume(from).await {
+            launched.end(t).await?;
             return Err(error.into());
         }
         Ok(launched)
+    }
+
+    /// Starts the hosts on the lab's switch, and hands all of it to the harness.
+    fn attach(self: &Arc<Self>, t: &Testbed, lab: Lab) -> anyhow::Result<Launched> {
+        name_vlans(&self.profile, &lab)?;
+        let LabServices { hosts, dhcp } = LabServices::start(&self.profile, lab.switch())?;
+        let subject = t.attach(Arc::new(LabSubject::watched(lab.clone(), hosts)));
+        Ok(Launched::new(lab, dhcp, self.clone(), subject))
     }
 
     fn options(&self, t: &Testbed, copy: Option<&str>) -> anyhow::Result<LabOptions> {
@@ -116,20 +129,6 @@ impl Plan {
             checkpoints: self.checkpoints,
         })
     }
-}
-
-/// A lab and what goes with it.
-pub(crate) struct Launched {
-    pub(crate) lab: Lab,
-    pub(crate) dhcp: BTreeMap<String, Dhcp>,
-}
-
-/// Starts the hosts on the lab's switch, and hands all of it to the harness.
-fn attach(t: &Testbed, lab: Lab, profile: &Profile) -> anyhow::Result<(Launched, SubjectId)> {
-    name_vlans(profile, &lab)?;
-    let LabServices { hosts, dhcp } = LabServices::start(profile, lab.switch())?;
-    let id = t.attach(Arc::new(LabSubject::watched(lab.clone(), hosts)));
-    Ok((Launched { lab, dhcp }, id))
 }
 
 /// The switch tells by LLDP what the VLANs of its ports are called: as the profile's networks.
@@ -161,6 +160,7 @@ impl Rack {
             checkpoints: false,
             copies: 0,
             backend: NicBackend::default(),
+            data_disks: Vec::new(),
             edit: Vec::new(),
         }
     }
@@ -233,10 +233,17 @@ impl Rack {
         self
     }
 
-    /// Takes room on the host for so many copies of the lab besides itself: see [`crate::Cluster::fork`].
+    /// Takes room on the host for so many copies of the lab besides itself: see [`Launched::fork`].
     pub fn copies(mut self, copies: u32) -> Self {
         self.copies = copies;
         self.checkpoints()
+    }
+
+    /// Gives each machine an empty disk of `mib` MiB besides its system disk: `/dev/disk/by-id/virtio-<name>`.
+    pub fn data_disk(mut self, name: &str, mib: u32) -> Self {
+        let bytes = u64::from(mib) << 20;
+        self.data_disks.push(DataDisk { name: name.to_owned(), bytes, image: None });
+        self
     }
 
     /// Connects all NICs through shared memory, for a test of throughput: no capture, no impairments, no checkpoint. To
@@ -256,20 +263,10 @@ impl Rack {
     ///
     /// # Errors
     /// When the image can't be had, the host has not the memory, or a machine does not start.
-    pub async fn launch(self, t: &Testbed) -> anyhow::Result<Lab> {
+    pub async fn launch(self, t: &Testbed) -> anyhow::Result<Launched> {
         let lab = self.prepare(t).await?;
         lab.start().await?;
         Ok(lab)
-    }
-
-    /// The same as [`Rack::launch`], with the DHCP servers of the lab by the names of their networks.
-    ///
-    /// # Errors
-    /// As [`Rack::launch`].
-    pub async fn launch_with_dhcp(self, t: &Testbed) -> anyhow::Result<(Lab, BTreeMap<String, Dhcp>)> {
-        let Launched { lab, dhcp } = self.plan(t).await?.lab(t).await?;
-        lab.start().await?;
-        Ok((lab, dhcp))
     }
 
     /// The same, for a test of how machines die: the harness tears the lab down, and a death does not end the test.
@@ -289,15 +286,15 @@ impl Rack {
     ///
     /// # Errors
     /// As [`Rack::launch`].
-    pub async fn prepare(self, t: &Testbed) -> anyhow::Result<Lab> {
-        Ok(self.plan(t).await?.lab(t).await?.lab)
+    pub async fn prepare(self, t: &Testbed) -> anyhow::Result<Launched> {
+        Arc::new(self.plan(t).await?).lab(t).await
     }
 
     /// Finds or builds all that the lab needs, and takes its share of the host.
     pub(crate) async fn plan(&self, t: &Testbed) -> anyhow::Result<Plan> {
         let assets = Assets::get(t).await?;
         let image = assets.image(t, &self.image).await?;
-        let spec = self.spec(t, &assets, &image).await?;
+        let spec = self.spec(&assets, &image).await?;
         // A crowded host may let the test wait here: the deadline stands still.
         let labs = 1 + self.copies;
         t.budget(u64::from(labs) * u64::from(spec.memory_mib()), labs * spec.vcpus()).await?;
@@ -314,11 +311,11 @@ impl Rack {
         })
     }
 
-    async fn spec(&self, t: &Testbed, assets: &Assets, image: &Image) -> anyhow::Result<LabSpec> {
+    async fn spec(&self, assets: &Assets, image: &Image) -> anyhow::Result<LabSpec> {
         let plan = render::switch_ports(&self.profile);
         let mut machines = Vec::new();
         for name in &self.machines {
-            machines.push(self.machine(t, name, assets, image, &plan).await?);
+            machines.push(self.machine(name, assets, image, &plan).await?);
         }
         let mut spec = LabSpec { name: self.profile.name().to_owned(), machines };
         for edit in &self.edit {
@@ -329,7 +326,6 @@ impl Rack {
 
     async fn machine(
         &self,
-        t: &Testbed,
         name: &str,
         assets: &Assets,
         image: &Image,
@@ -366,7 +362,7 @@ impl Rack {
             // Nothing is brought into a guest that is only looked at.
             WayIn::Console | WayIn::Shell => (image.disk.clone(), Vec::new(), None),
             WayIn::Agent if self.into_copy || !takes_credentials => {
-                let copy = written_into_a_copy(t, name, assets, image, injection).await?;
+                let copy = written_into_a_copy(name, assets, image, injection).await?;
                 (copy, Vec::new(), Some(AgentSpec { disk: None, channel }))
             }
             WayIn::Agent => {
@@ -383,6 +379,7 @@ impl Rack {
             vcpus: self.vcpus,
             boot: self.boot_of(image)?,
             disk: DiskSpec { image: disk, bus: self.bus.unwrap_or(bus(image.bus)), grow_to: None },
+            data_disks: self.data_disks.clone(),
             nics: nics.collect::<anyhow::Result<_>>()?,
             bundles: bundles.collect(),
             agent,
@@ -410,22 +407,16 @@ impl Rack {
     }
 }
 
-/// A copy of the image's disk with the agent in it, in the folder that goes with the lab.
+/// A copy of the image's disk with the agent in it, out of the cache.
 async fn written_into_a_copy(
-    t: &Testbed,
     name: &str,
     assets: &Assets,
     image: &Image,
     injection: Injection,
 ) -> anyhow::Result<PathBuf> {
-    let scratch = t.artifacts().join("scratch");
-    fs_err::create_dir_all(&scratch)?;
-    let copy = scratch.join(format!("{name}.wic"));
-    let (disk, to, agent) = (image.disk.clone(), copy.clone(), assets.agent.clone());
-    let written =
-        tokio::task::spawn_blocking(move || injection::by_debugfs(&disk, &to, &agent, &injection)).await?;
-    written.with_context(|| format!("{name}: writing the agent into a copy of {}", image.disk.display()))?;
-    Ok(copy)
+    let (store, disk, agent) = (assets.store.clone(), image.disk.clone(), assets.agent.clone());
+    let written = tokio::task::spawn_blocking(move || store.copy_with(&disk, &agent, &injection)).await?;
+    written.with_context(|| format!("{name}: writing the agent into a copy of {}", image.disk.display()))
 }
 
 fn port_mode(mode: &render::PortMode) -> anyhow::Result<PortMode> {

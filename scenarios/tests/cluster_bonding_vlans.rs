@@ -10,10 +10,11 @@ fn main() -> ExitCode {
 }
 
 async fn forms_and_fails_over(t: &mut Testbed) -> Result {
-    let c = Cluster::on(profiles::bonding_vlans()).servers(3).launch(t).await?;
-    t.step("three machines boot", async || c.wait_ready().await).await?;
+    let cluster = Cluster::on(profiles::bonding_vlans()).servers(3);
+    let c = t.step("three machines form a cluster", async || cluster.formed(t).await).await?;
     t.step("both links of each bond are in one aggregator", async || aggregate(&c, &LINKS).await).await?;
-    let etcd = t.step("three etcd members become healthy", async || Etcd::form(&c, "cluster").await).await?;
+    let etcd = Etcd::of(&c, "cluster");
+    t.step("all members are healthy", async || etcd.wait_healthy().await).await?;
     t.step("the storage VLAN carries traffic between all pairs", async || c.ping_all("storage").await)
         .await?;
     let term = etcd.term("server-1").await?;

@@ -7,8 +7,8 @@ fn main() -> ExitCode {
 }
 
 async fn forms(t: &mut Testbed) -> Result {
-    let c = Cluster::on(profiles::dhcp_simple()).servers(3).launch(t).await?;
-    t.step("three machines boot", async || c.wait_ready().await).await?;
+    let cluster = Cluster::on(profiles::dhcp_simple()).servers(3);
+    let c = t.step("three machines form a cluster", async || cluster.formed(t).await).await?;
     t.step("each address is a lease, and the one that is reserved", async || {
         for machine in c.servers() {
             let (name, address) = (machine.name(), c.ip(machine.name(), "cluster")?);
@@ -18,6 +18,6 @@ async fn forms(t: &mut Testbed) -> Result {
         Ok(())
     })
     .await?;
-    t.step("three etcd members become healthy", async || Etcd::form(&c, "cluster").await).await?;
+    t.step("all members are healthy", async || Etcd::of(&c, "cluster").wait_healthy().await).await?;
     t.step("traffic between all pairs", async || c.ping_all("cluster").await).await
 }

@@ -10,12 +10,16 @@ fn main() -> ExitCode {
         .run()
 }
 
+async fn formed(t: &Testbed) -> Result<Cluster> {
+    Cluster::on(profiles::vlans()).servers(3).formed(t).await
+}
+
 async fn forms(t: &mut Testbed) -> Result {
-    let c = Cluster::on(profiles::vlans()).servers(3).launch(t).await?;
-    t.step("three machines boot", async || c.wait_ready().await).await?;
-    let etcd = t.step("three etcd members become healthy", async || Etcd::form(&c, "cluster").await).await?;
+    let c = t.step("three machines form a cluster", async || formed(t).await).await?;
+    let etcd = Etcd::of(&c, "cluster");
+    t.step("all members are healthy", async || etcd.wait_healthy().await).await?;
     t.step("what one member takes, the others have", async || {
-        etcd.put("server-1", "rackless/forms", "yes").await?;
+        etcd.wait_put("server-1", "rackless/forms", "yes").await?;
         for name in ["server-2", "server-3"] {
             ensure!(etcd.get(name, "rackless/forms").await? == "yes", "{name} has not what server-1 took");
         }
@@ -29,15 +33,19 @@ async fn forms(t: &mut Testbed) -> Result {
 
 async fn wrong_tag_is_isolated(t: &mut Testbed) -> Result {
     let profile = profiles::vlans().with_vlan_id("server-3", "cluster", 201)?;
-    let c = Cluster::on(profile).servers(3).launch(t).await?;
-    t.step("three machines boot", async || c.wait_ready().await).await?;
-    let etcd = t
-        .step("two members of three form a quorum", async || {
-            let etcd = Etcd::start(&c, "cluster").await?;
-            etcd.wait_healthy_from("server-1", &["server-1", "server-2"]).await?;
-            etcd.wait_put("server-2", "rackless/quorum", "two").await?;
-            Ok(etcd)
+    let two = async |c: &Cluster| {
+        c.wait_ready().await?;
+        let etcd = Etcd::start(c, "cluster").await?;
+        etcd.wait_healthy_from("server-1", &["server-1", "server-2"]).await
+    };
+    let cluster = Cluster::on(profile).servers(3);
+    let c = t
+        .step("three machines boot, and two form a cluster", async || {
+            cluster.formed_as(t, "two of three 1", two).await
         })
+        .await?;
+    let etcd = Etcd::of(&c, "cluster");
+    t.step("the two are a quorum", async || etcd.wait_put("server-2", "rackless/quorum", "two").await)
         .await?;
     t.step("the third reaches nobody on the cluster VLAN", async || {
         for other in ["server-1", "server-2"] {
@@ -61,9 +69,7 @@ async fn wrong_tag_is_isolated(t: &mut Testbed) -> Result {
 }
 
 async fn heals_after_trunk_loss(t: &mut Testbed) -> Result {
-    let c = t
-        .step("a formed cluster", async || Cluster::on(profiles::vlans()).servers(3).formed(t).await)
-        .await?;
+    let c = t.step("a formed cluster", async || formed(t).await).await?;
     let etcd = Etcd::of(&c, "cluster");
     let leader = etcd.wait_for_leader("server-1").await?;
     let others: Vec<&str> = c.servers().map(|m| m.name()).filter(|n| *n != leader).collect();

@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: what Rackless does beside what others do, in the same run on the same machine.
 
+mod suites;
+
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
@@ -27,19 +29,27 @@ pub(crate) struct Options {
 enum Name {
     /// The switch beside `vde_switch --hub`
     Switch,
+    /// A cluster out of a checkpoint beside one that boots and forms
+    Checkpoint,
+    /// The cluster suites with checkpoints beside the same without
+    Suites,
 }
 
 impl Name {
     fn word(self) -> &'static str {
         match self {
             Self::Switch => "switch",
+            Self::Checkpoint => "checkpoint",
+            Self::Suites => "suites",
         }
     }
 
-    /// Its program: the crate and the name of the bench.
-    fn target(self) -> [&'static str; 2] {
+    /// Its program: the crate and the name of the bench. The suites are their own.
+    fn target(self) -> Option<[&'static str; 2]> {
         match self {
-            Self::Switch => ["switch", "beside_vde"],
+            Self::Switch => Some(["switch", "beside_vde"]),
+            Self::Checkpoint => Some(["scenarios", "checkpoint"]),
+            Self::Suites => None,
         }
     }
 }
@@ -65,10 +75,10 @@ pub(crate) fn run(options: Options) -> Result<()> {
 
 /// Builds and runs one; its results.
 fn measure(root: &Path, name: Name) -> Result<Vec<Value>> {
+    let Some([package, bench]) = name.target() else { return suites::measure(root) };
     let dir = workspace::target_dir(root).join("bench");
     fs_err::create_dir_all(&dir)?;
     let file = dir.join(format!("{}.json", name.word()));
-    let [package, bench] = name.target();
     let command = Command::cargo(root)
         .args(["bench", "--package", package, "--bench", bench, "--", "--json"])
         .arg(&file);

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::qemu::Version;
+
 /// Why there is no checkpoint, or why none is restored.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -16,6 +18,26 @@ pub enum CheckpointError {
         elapsed: Duration,
         /// What QEMU said.
         said: String,
+    },
+    /// A machine has a device whose state QEMU can't save.
+    #[error("{machine} can't be saved: QEMU has no way to save the state of its device {device}")]
+    Unmigratable {
+        /// The machine.
+        machine: String,
+        /// The device: QEMU's path of it, or its kind.
+        device: String,
+    },
+    /// This QEMU has not what saving needs, whatever its version says.
+    #[error("{machine} can't be saved: {} ({version}) lacks {lacks}", program.display())]
+    QemuTooOld {
+        /// The machine.
+        machine: String,
+        /// The emulator.
+        program: PathBuf,
+        /// What it says of itself.
+        version: Version,
+        /// What it lacks.
+        lacks: &'static str,
     },
     /// A machine that a checkpoint needs running is off, or has no agent to greet anew.
     #[error("{machine} can't be part of a checkpoint: {why}")]
@@ -72,6 +94,16 @@ pub enum CheckpointError {
     Limit {
         /// The words.
         asked: String,
+    },
+    /// The checkpoint has not one of the machine's data disks.
+    #[error("the checkpoint {} has no data disk {index} of {machine}", directory.display())]
+    NoSuchDisk {
+        /// The checkpoint.
+        directory: PathBuf,
+        /// The machine.
+        machine: String,
+        /// The disk's place in the machine's list, from 0.
+        index: usize,
     },
     /// A file.
     #[error(transparent)]

@@ -10,10 +10,13 @@ use serde::{Deserialize, Serialize};
 use super::CheckpointError;
 use super::learnt::Learnt;
 use crate::machine::Incoming;
+use crate::spec::NicSpec;
 
 /// The version of the layout. Another one is no checkpoint to us.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const MANIFEST: &str = "manifest.json";
+/// The manifest's digest, in the words of `b3sum`.
+const SUM: &str = "manifest.b3sum";
 /// The files as they were found in order last time: see [`Checkpoint::open`].
 const VERIFIED: &str = "verified.json";
 
@@ -46,8 +49,22 @@ pub struct SavedMachine {
     pub(crate) ram: Option<SavedFile>,
     /// What it has written to its disk.
     pub(crate) disk: SavedFile,
+    /// The same of its data disks.
+    pub(crate) data: Vec<SavedFile>,
     /// Its UEFI variables.
     pub(crate) vars: Option<SavedFile>,
+    /// The NICs that were plugged in.
+    pub(crate) nics: Vec<SavedNic>,
+    /// Whether a test had paused it.
+    pub(crate) paused: bool,
+}
+
+/// A NIC of a saved machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SavedNic {
+    pub(crate) nic: NicSpec,
+    /// The index of its root port.
+    pub(crate) slot: usize,
 }
 
 impl SavedMachine {
@@ -57,7 +74,7 @@ impl SavedMachine {
     }
 
     fn files(&self) -> impl Iterator<Item = &SavedFile> {
-        [&self.state, &self.disk].into_iter().chain(&self.ram).chain(&self.vars)
+        [&self.state, &self.disk].into_iter().chain(&self.ram).chain(&self.vars).chain(&self.data)
     }
 }
 
@@ -167,6 +184,8 @@ impl Checkpoint {
         };
         let path = directory.join(MANIFEST);
         let text = serde_json::to_vec_pretty(&manifest).map_err(std::io::Error::from).at("write", &path)?;
+        let sum = directory.join(SUM);
+        std::fs::write(&sum, format!("{}  {MANIFEST}\n", blake3::hash(&text))).at("write", &sum)?;
         std::fs::write(&path, text).at("write", &path)?;
         // Their digests were taken a moment ago.
         remember(directory, &seen(directory, &manifest)?);
@@ -197,20 +216,38 @@ impl Checkpoint {
     }
 }
 
+/// What every version of a manifest has.
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
 /// Reads the manifest of a directory.
 pub(super) fn read(directory: &Path) -> Result<Manifest, CheckpointError> {
     let path = directory.join(MANIFEST);
     let text = std::fs::read(&path).at("read", &path)?;
     let foreign = |problem| CheckpointError::Foreign { directory: directory.to_owned(), problem };
-    let manifest: Manifest =
-        serde_json::from_slice(&text).map_err(|error| foreign(format!("{MANIFEST}: {error}")))?;
-    if manifest.version != VERSION {
-        return Err(foreign(format!("its layout has the version {}, not {VERSION}", manifest.version)));
+    let not_read = |error| foreign(format!("{MANIFEST}: {error}"));
+    // The version first: the rest of another one may have other fields.
+    let Versioned { version } = serde_json::from_slice(&text).map_err(not_read)?;
+    if version != VERSION {
+        return Err(foreign(format!("its layout has the version {version}, not {VERSION}")));
     }
+    let manifest: Manifest = serde_json::from_slice(&text).map_err(not_read)?;
     // Names become paths: a manifest from elsewhere must not reach out of its directory.
     let names = manifest.machines.iter().flat_map(SavedMachine::files).map(|file| &file.name);
     if let Some(name) = names.into_iter().find(|name| name.contains('/') || name.starts_with('.')) {
         return Err(foreign(format!("{name:?} is no file of it")));
+    }
+    let sum = directory.join(SUM);
+    let (saved, digest) = (std::fs::read_to_string(&sum).at("read", &sum)?, blake3::hash(&text));
+    let saved = saved.split_whitespace().next().unwrap_or_default();
+    if saved != digest.to_hex().as_str() {
+        return Err(CheckpointError::Damaged {
+            directory: directory.to_owned(),
+            file: MANIFEST.to_owned(),
+            problem: format!("has the digest {digest}, not {saved}"),
+        });
     }
     Ok(manifest)
 }

@@ -2,9 +2,11 @@
 //!
 //! ```text
 //! <directory>/manifest.json       what it is, and the digest of every file
+//! <directory>/manifest.b3sum      the digest of that
 //! <directory>/<machine>.state     QEMU's migration stream: the devices, and the memory where no file has it
 //! <directory>/<machine>.ram       the guest's memory; restored machines share its pages until they write
 //! <directory>/<machine>.qcow2     what the machine has written to its disk
+//! <directory>/<machine>.data-0.qcow2, …: the same of its data disks
 //! <directory>/<machine>.vars.fd   its UEFI variables, if it has any
 //! ```
 //!
@@ -21,6 +23,7 @@ mod save;
 mod store;
 
 pub use error::CheckpointError;
+pub(crate) use manifest::SavedNic;
 pub use manifest::{Checkpoint, Manifest, SavedMachine};
 pub use store::{Entry, Listed, Store};
 

@@ -23,7 +23,7 @@ impl Lab {
     }
 
     /// Loads every machine's state and lets all of them go on at once. When it returns, the guests run, their clocks are
-    /// right, and their agents have answered.
+    /// right, and their agents have answered; but for those that were paused, where [`Machine::resume`] does so.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] when QEMU can't load a state, [`Error::Start`], [`Error::Qmp`], or [`Error::Guest`] when an
@@ -36,7 +36,8 @@ impl Lab {
         futures::future::try_join_all(loads).await?;
         self.learn(&from.manifest().fdb)?;
         futures::future::try_join_all(self.machines().iter().map(Machine::go_on)).await?;
-        futures::future::try_join_all(self.machines().iter().map(Machine::greet_again)).await?;
+        let going = self.machines().iter().filter(|machine| !machine.is_paused());
+        futures::future::try_join_all(going.map(Machine::greet_again)).await?;
         self.event("restored", from.directory());
         Ok(())
     }

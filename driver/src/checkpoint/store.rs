@@ -201,6 +201,13 @@ impl Entry {
     }
 }
 
+impl Drop for Entry {
+    /// What was not put there is of no use to anybody; a killed process's is swept by the next.
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(self.store.root.join("tmp").join(&self.key));
+    }
+}
+
 /// The entries of a directory, by name.
 fn names(directory: &Path) -> Result<Vec<(String, PathBuf)>, CheckpointError> {
     let mut found = Vec::new();

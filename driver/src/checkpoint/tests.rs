@@ -22,7 +22,10 @@ fn make(directory: &Path, kib: usize) {
         state: file("a.state"),
         ram: Some(file("a.ram")),
         disk: file("a.qcow2"),
+        data: Vec::new(),
         vars: None,
+        nics: Vec::new(),
+        paused: false,
     };
     Checkpoint::write(directory, ("lab", "formed 1"), vec![machine], Vec::new()).unwrap();
 }
@@ -83,8 +86,8 @@ fn what_is_no_checkpoint_of_this_version_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     assert!(refusal(dir.path()).contains("manifest.json: No such file"));
     make(dir.path(), 4);
-    edit_manifest(dir.path(), "\"version\": 1", "\"version\": 2");
-    assert_eq!(refusal(dir.path()), "DIR is no checkpoint: its layout has the version 2, not 1");
+    edit_manifest(dir.path(), "\"version\": 2", "\"version\": 1");
+    assert_eq!(refusal(dir.path()), "DIR is no checkpoint: its layout has the version 1, not 2");
     fs::write(dir.path().join("manifest.json"), "{").unwrap();
     assert!(refusal(dir.path()).starts_with("DIR is no checkpoint: manifest.json: EOF"));
 }
@@ -95,6 +98,15 @@ fn a_manifest_does_not_reach_out_of_its_directory() {
     make(dir.path(), 4);
     edit_manifest(dir.path(), "a.qcow2", "../a.qcow2");
     assert_eq!(refusal(dir.path()), "DIR is no checkpoint: \"../a.qcow2\" is no file of it");
+}
+
+#[test]
+fn a_changed_manifest_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    make(dir.path(), 4);
+    edit_manifest(dir.path(), "\"paused\": false", "\"paused\": true");
+    let told = refusal(dir.path());
+    assert!(told.starts_with("the checkpoint DIR is damaged: manifest.json has the digest "), "{told}");
 }
 
 /// A store with room for `kib`.
@@ -149,8 +161,11 @@ fn what_a_killed_process_left_is_cleared_and_what_is_being_made_is_not() {
     fs::write(half.join("a.ram"), "half").unwrap();
     let second = store(dir.path(), 1000);
     assert!(half.exists() && second.get("k").unwrap().is_none() && !second.remove("k").unwrap());
-    // As when its process is killed: the kernel gives the lock back.
     drop(entry);
+    assert!(!half.exists(), "who gives up leaves nothing");
+    // As when its process is killed: the kernel gives the lock back, and nothing more.
+    fs::create_dir(&half).unwrap();
+    fs::write(half.join("a.ram"), "half").unwrap();
     store(dir.path(), 1000);
     assert!(!half.exists());
 }

@@ -41,6 +41,10 @@ pub(super) struct Instance {
     pub(super) over: CancellationToken,
     /// The channel of an earlier boot of this instance.
     known: OnceLock<Guest>,
+    /// Whether its processors stand still because a test wants them to.
+    pub(super) paused: AtomicBool,
+    /// Whether it was restored, and its agent knows nothing of that yet.
+    pub(super) to_be_greeted: AtomicBool,
     expected_to_end: AtomicBool,
     expected_to_reset: AtomicBool,
 }
@@ -105,6 +109,7 @@ pub(super) async fn power_on(machine: &Machine, incoming: Option<&Incoming<'_>>)
         cid: way.cid,
         nics: machine.nic_sockets()?,
     };
+    let data = machine.inner.data.iter().map(|disk| disk.path().to_owned()).collect();
     let firmware = lab.firmware.clone().zip(machine.inner.vars.clone());
     let memory = match incoming {
         Some(incoming) => incoming.memory(),
@@ -115,6 +120,8 @@ pub(super) async fn power_on(machine: &Machine, incoming: Option<&Incoming<'_>>)
         accel: lab.accel,
         firmware,
         overlay: machine.inner.disk.path().to_owned(),
+        data,
+        nics: machine.slots(),
         memory: memory.clone(),
         incoming: incoming.is_some(),
         plugs,
@@ -161,6 +168,8 @@ pub(super) async fn power_on(machine: &Machine, incoming: Option<&Incoming<'_>>)
         started,
         over: CancellationToken::new(),
         known: OnceLock::new(),
+        paused: AtomicBool::new(false),
+        to_be_greeted: AtomicBool::new(false),
         expected_to_end: AtomicBool::new(false),
         expected_to_reset: AtomicBool::new(false),
     })
@@ -261,6 +270,7 @@ fn write_scripts(machine: &Machine, wiring: &Wiring) -> Result<(), Error> {
     let wiring = Wiring {
         plugs: Plugs::ByHand,
         overlay: by_hand("disk.qcow2"),
+        data: machine.spec().data_disks.iter().map(|disk| by_hand(&format!("{}.qcow2", disk.name))).collect(),
         // It boots, whatever state this machine came from.
         memory: Memory::Own,
         incoming: false,
@@ -275,6 +285,11 @@ fn write_scripts(machine: &Machine, wiring: &Wiring) -> Result<(), Error> {
         machine.name(),
         machine.spec().disk.image.display()
     );
+    for (disk, file) in machine.spec().data_disks.iter().zip(&wiring.data) {
+        let base = disk.image.as_ref().map(|image| format!(" -F raw -b '{}'", image.display()));
+        let (base, file, bytes) = (base.unwrap_or_default(), file.display(), disk.bytes);
+        text.push_str(&format!("qemu-img create -q -f qcow2{base} {file} {bytes}\n"));
+    }
     if let Some((firmware, _)) = &wiring.firmware {
         text.push_str(&format!("cp '{}' vars.fd\nchmod u+w vars.fd\n", firmware.vars.display()));
     }

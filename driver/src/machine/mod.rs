@@ -49,6 +49,8 @@ struct Inner {
     lab: Arc<Context>,
     artifacts: PathBuf,
     disk: Overlay,
+    /// The data disks, in the spec's order.
+    data: Vec<Overlay>,
     /// This machine's own UEFI variables.
     vars: Option<PathBuf>,
     /// Held during a change of power, so that two of them don't mix.
@@ -104,16 +106,26 @@ impl Machine {
             }
             _ => None,
         };
+        let mut data = Vec::new();
+        for (index, disk) in spec.data_disks.iter().enumerate() {
+            let path = scratch.with_extension(format!("{}.qcow2", disk.name));
+            data.push(match saved {
+                Some(saved) => Overlay::of_overlay(&spec.name, &saved.data(index)?, path).await?,
+                None => Overlay::of_data(&spec.name, disk, path).await?,
+            });
+        }
         let mut nics = Vec::new();
-        for (slot, nic) in spec.nics.iter().enumerate() {
-            let port = lab.add_port(&spec.name, nic)?;
-            nics.push(Plugged { spec: nic.clone(), port, slot });
+        let plugged = saved.map(Incoming::nics);
+        for (nic, slot) in plugged.unwrap_or_else(|| spec.nics.iter().cloned().zip(0..).collect()) {
+            let port = lab.add_port(&spec.name, &nic)?;
+            nics.push(Plugged { spec: nic, port, slot });
         }
         let inner = Inner {
             spec,
             lab,
             artifacts,
             disk,
+            data,
             vars,
             power: tokio::sync::Mutex::default(),
             running: Mutex::default(),

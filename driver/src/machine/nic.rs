@@ -184,7 +184,12 @@ impl Machine {
         }
     }
 
-    /// The switch's sockets of the NICs that the machine starts with.
+    /// The NICs that are plugged in, each with the index of its root port.
+    pub(super) fn slots(&self) -> Vec<(NicSpec, usize)> {
+        self.plugged().into_iter().map(|n| (n.spec, n.slot)).collect()
+    }
+
+    /// The switch's sockets of the NICs that are plugged in.
     pub(super) fn nic_sockets(&self) -> Result<Vec<PathBuf>, Error> {
         let sockets = self.plugged().into_iter().map(|n| self.inner.lab.switch.socket_path(n.port));
         sockets.collect::<Result<_, _>>().map_err(Error::from)
@@ -253,7 +258,7 @@ mod tests {
         let refused = machine.impair("eth1", Impairment::new().loss(0.5)).err().expect("refused");
         assert!(refused.to_string().contains("port server-1/eth1 is a vhost-user port"), "{refused}");
         let unfit = machine.check_fit().expect_err("no checkpoint").to_string();
-        assert!(unfit.contains("it has a fast NIC"), "{unfit}");
+        assert!(unfit.contains("eth1 (a fast NIC, vhost-user)"), "{unfit}");
         machine.set_carrier("eth1", false).await.expect("set");
         machine.check_fast_nics().await.expect("a NIC without a cable is not asked");
         lab.teardown().await.expect("torn down");

@@ -6,6 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -13,17 +14,62 @@ use serde_json::{Value, json};
 use super::instance::{self, Instance};
 use super::{Machine, Timer, boot};
 use crate::Error;
-use crate::checkpoint::{Checkpoint, CheckpointError, SavedMachine};
+use crate::checkpoint::{Checkpoint, CheckpointError, SavedMachine, SavedNic};
 use crate::console::Stage;
 use crate::guest::{Guest, GuestOptions};
 use crate::poll::Backoff;
-use crate::qemu::{Memory, quote};
-use crate::spec::NicBackend;
+use crate::qemu::{Memory, nic_id, quote};
+use crate::spec::{Channel, LabSpec, MachineSpec, NicBackend, NicSpec};
 
 /// What saving or loading one machine's state may take, before scaling: seconds, unless the disk is slow.
 const LIMIT: Duration = Duration::from_secs(60);
 /// What a restored guest's agent may take to answer, before scaling.
 const GREETING_LIMIT: Duration = Duration::from_secs(15);
+
+/// Leaves memory that others can map out of the stream (QEMU 4.0).
+const IGNORE_SHARED: &str = "x-ignore-shared";
+
+/// Whether the answer to `query-migrate-capabilities` has one.
+fn has_capability(answer: &Value, name: &str) -> bool {
+    answer.as_array().is_some_and(|all| all.iter().any(|known| known["capability"] == name))
+}
+
+/// The device of which QEMU said that it can't be migrated: "State blocked by non-migratable device
+/// '0000:00:05.0/nvme'".
+fn blocking_device(said: &str) -> Option<&str> {
+    let (_, rest) = said.split_once("non-migratable device '")?;
+    rest.split_once('\'').map(|(device, _)| device)
+}
+
+impl LabSpec {
+    /// Whether machines of this kind can be saved by any QEMU; what a single QEMU can't do shows when it is asked.
+    ///
+    /// # Errors
+    /// [`CheckpointError::Unmigratable`], [`CheckpointError::Unfit`].
+    pub fn check_fit(&self) -> Result<(), CheckpointError> {
+        self.machines.iter().try_for_each(MachineSpec::check_fit)
+    }
+}
+
+impl MachineSpec {
+    fn check_fit(&self) -> Result<(), CheckpointError> {
+        let machine = self.name.clone();
+        if let Some(nic) = self.nics.iter().find(|nic| nic.backend == NicBackend::VhostUser) {
+            let device = format!("{} (a fast NIC, vhost-user)", nic.name);
+            return Err(CheckpointError::Unmigratable { machine, device });
+        }
+        match &self.agent {
+            None => {
+                Err(CheckpointError::Unfit { machine, why: "it has no agent that could be greeted anew" })
+            }
+            Some(agent) if agent.channel == Channel::VhostUserVsock => {
+                let device = "vhost-user-vsock, by which its agent is reached".to_owned();
+                Err(CheckpointError::Unmigratable { machine, device })
+            }
+            Some(_) => Ok(()),
+        }
+    }
+}
 
 /// What there is of a machine's state besides the stream.
 pub(crate) struct Parts {
@@ -31,10 +77,16 @@ pub(crate) struct Parts {
     pub(crate) ram: Option<PathBuf>,
     /// Its overlay.
     pub(crate) disk: PathBuf,
+    /// Its data disks.
+    pub(crate) data: Vec<PathBuf>,
     /// Its UEFI variables.
     pub(crate) vars: Option<PathBuf>,
     /// See [`SavedMachine`].
     pub(crate) named_memory: bool,
+    /// The NICs that are plugged in.
+    pub(crate) nics: Vec<SavedNic>,
+    /// Whether a test has paused it.
+    pub(crate) paused: bool,
 }
 
 /// How a saved machine is started again.
@@ -58,6 +110,21 @@ impl Incoming<'_> {
         self.checkpoint.path(&self.saved.disk)
     }
 
+    /// What it had written to a data disk.
+    pub(super) fn data(&self, index: usize) -> Result<PathBuf, CheckpointError> {
+        let file = self.saved.data.get(index).ok_or_else(|| CheckpointError::NoSuchDisk {
+            directory: self.checkpoint.directory().to_owned(),
+            machine: self.saved.name.clone(),
+            index,
+        })?;
+        Ok(self.checkpoint.path(file))
+    }
+
+    /// The NICs that were plugged in.
+    pub(super) fn nics(&self) -> Vec<(NicSpec, usize)> {
+        self.saved.nics.iter().map(|saved| (saved.nic.clone(), saved.slot)).collect()
+    }
+
     /// Its UEFI variables.
     pub(super) fn vars(&self) -> Option<PathBuf> {
         self.saved.vars.as_ref().map(|vars| self.checkpoint.path(vars))
@@ -67,32 +134,68 @@ impl Incoming<'_> {
 impl Machine {
     /// Whether it can be saved.
     pub(crate) fn check_fit(&self) -> Result<(), CheckpointError> {
+        self.inner.spec.check_fit()?;
         let unfit = |why| Err(CheckpointError::Unfit { machine: self.name().to_owned(), why });
-        let nics = self.inner.spec.nics.iter().map(|nic| &nic.name);
-        if self.inner.spec.nics.iter().any(|nic| nic.backend == NicBackend::VhostUser) {
-            return unfit("it has a fast NIC, whose state is not QEMU's to save");
-        }
         match self.instance() {
             None => unfit("it is off"),
-            Some(_) if self.inner.spec.agent.is_none() => unfit("it has no agent that could be greeted anew"),
+            // A guest that was restored, and paused since, has booted before it was saved.
+            Some(instance) if instance.to_be_greeted.load(Ordering::SeqCst) => Ok(()),
             Some(instance) if instance.console.stage() < Stage::Ready => {
                 unfit("it has not finished its boot")
             }
-            Some(_) if !nics.eq(&self.nics()) => unfit("its NICs are not those that it starts with"),
             Some(_) => Ok(()),
         }
     }
 
-    /// Stops the guest's processors.
-    pub(crate) async fn pause(&self) -> Result<(), Error> {
-        let instance = self.running("pausing")?;
+    /// Stops the guest's processors for a moment.
+    pub(crate) async fn stand_still(&self) -> Result<(), Error> {
+        let instance = self.running("standing still")?;
         self.monitor_command(&instance, "stop", json!({})).await.map(drop)
     }
 
-    /// Lets the guest go on.
+    /// Lets the guest go on, unless a test has paused it.
     pub(crate) async fn go_on(&self) -> Result<(), Error> {
         let instance = self.running("going on")?;
+        if instance.paused.load(Ordering::SeqCst) {
+            return Ok(());
+        }
         self.monitor_command(&instance, "cont", json!({})).await.map(drop)
+    }
+
+    /// Stops the guest's processors: it answers nobody, and sees a jump of the clock once [`Machine::resume`] lets it
+    /// go on. A checkpoint keeps it as it is.
+    ///
+    /// # Errors
+    /// [`Error::Off`], [`Error::Qmp`].
+    pub async fn pause(&self) -> Result<(), Error> {
+        let instance = self.running("pause")?;
+        self.monitor_command(&instance, "stop", json!({})).await?;
+        instance.paused.store(true, Ordering::SeqCst);
+        self.event("fault", "paused", json!({ "paused": true }));
+        Ok(())
+    }
+
+    /// Lets a paused guest go on; one that runs is left alone.
+    ///
+    /// # Errors
+    /// [`Error::Off`], [`Error::Qmp`]; in a restored lab [`Error::Guest`] when its agent does not answer.
+    pub async fn resume(&self) -> Result<(), Error> {
+        let instance = self.running("resume")?;
+        if !instance.paused.swap(false, Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.monitor_command(&instance, "cont", json!({})).await?;
+        self.event("fault", "resumed", json!({ "paused": false }));
+        match instance.to_be_greeted.load(Ordering::SeqCst) {
+            true => self.greet_again().await,
+            false => Ok(()),
+        }
+    }
+
+    /// Whether [`Machine::pause`] holds it.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.instance().is_some_and(|instance| instance.paused.load(Ordering::SeqCst))
     }
 
     /// Writes the state of the paused machine to `stream`, and says where the rest of it is.
@@ -100,21 +203,19 @@ impl Machine {
         let timer = Timer::start();
         let instance = self.running("saving")?;
         let in_memfd = instance.memory == Memory::Memfd;
+        let known = self.monitor_command(&instance, "query-migrate-capabilities", json!({})).await?;
+        if !has_capability(&known, IGNORE_SHARED) {
+            return Err(self.too_old("the migration capability x-ignore-shared").into());
+        }
         // All machines get the same, so that what an earlier try left set is undone.
-        let ignore = json!([{ "capability": "x-ignore-shared", "state": in_memfd }]);
+        let ignore = json!([{ "capability": IGNORE_SHARED, "state": in_memfd }]);
         self.monitor_command(&instance, "migrate-set-capabilities", json!({ "capabilities": ignore }))
             .await?;
         // The default spares a network; this is a pipe.
         self.monitor_command(&instance, "migrate-set-parameters", json!({ "max-bandwidth": 1_u64 << 40 }))
             .await?;
         let uri = format!("exec:cat > {}", quote(&stream.display().to_string()));
-        let failed = |said: String| {
-            Error::from(CheckpointError::Save {
-                machine: self.name().to_owned(),
-                elapsed: timer.elapsed(),
-                said,
-            })
-        };
+        let failed = |said: String| Error::from(self.save_error(timer.elapsed(), said));
         let begun = instance.qmp.execute_raw("migrate", json!({ "uri": uri })).await;
         begun.map_err(|refused| failed(refused.to_string()))?;
         let mut backoff = Backoff::new(self.limit(LIMIT));
@@ -137,9 +238,29 @@ impl Machine {
         Ok(Parts {
             ram,
             disk: self.inner.disk.path().to_owned(),
+            data: self.inner.data.iter().map(|disk| disk.path().to_owned()).collect(),
             vars: self.inner.vars.clone(),
             named_memory: instance.memory != Memory::Own,
+            nics: self.slots().into_iter().map(|(nic, slot)| SavedNic { nic, slot }).collect(),
+            paused: instance.paused.load(Ordering::SeqCst),
         })
+    }
+
+    /// Why QEMU did not save it, from what QEMU said.
+    fn save_error(&self, elapsed: Duration, said: String) -> CheckpointError {
+        let machine = self.name().to_owned();
+        if let Some(device) = blocking_device(&said) {
+            return CheckpointError::Unmigratable { machine, device: device.to_owned() };
+        }
+        if said.contains("unknown migration protocol") {
+            return self.too_old("migration to a program (exec:)");
+        }
+        CheckpointError::Save { machine, elapsed, said }
+    }
+
+    fn too_old(&self, lacks: &'static str) -> CheckpointError {
+        let (machine, qemu) = (self.name().to_owned(), &self.inner.lab.qemu);
+        CheckpointError::QemuTooOld { machine, program: qemu.program.clone(), version: qemu.version, lacks }
     }
 
     /// Starts QEMU with the saved state loaded; the guest stands still until [`Machine::go_on`].
@@ -157,7 +278,7 @@ impl Machine {
             })
         };
         let instance = Arc::new(instance::power_on(self, Some(&incoming)).await?);
-        let ignore = json!([{ "capability": "x-ignore-shared", "state": in_file }]);
+        let ignore = json!([{ "capability": IGNORE_SHARED, "state": in_file }]);
         self.monitor_command(&instance, "migrate-set-capabilities", json!({ "capabilities": ignore }))
             .await?;
         let uri = format!("exec:cat {}", quote(&stream.display().to_string()));
@@ -177,6 +298,13 @@ impl Machine {
                 Some(_) => break,
             }
         }
+        // The links' state comes with the guest's; what had cut them does not.
+        for nic in self.nics() {
+            let up = json!({ "name": nic_id(&nic), "up": true });
+            self.monitor_command(&instance, "set_link", up).await?;
+        }
+        instance.paused.store(incoming.saved.paused, Ordering::SeqCst);
+        instance.to_be_greeted.store(true, Ordering::SeqCst);
         instance.console.set_stage(Stage::Agent);
         self.event("power", "restored", json!({ "qemu_pid": instance.child.pid() }));
         self.set_instance(Some(instance.clone()));
@@ -197,6 +325,7 @@ impl Machine {
         };
         let guest = self.until_death(greeted).await?.map_err(|e| self.guest_error(e))?;
         instance.know_guest(&guest);
+        instance.to_be_greeted.store(false, Ordering::SeqCst);
         instance.guest.send_replace(Some(guest));
         instance.console.set_stage(Stage::Ready);
         Ok(())
@@ -227,5 +356,43 @@ impl Instance {
         };
         let found = entries.filter_map(|entry| Some(entry.ok()?.path())).find(is_memory);
         found.ok_or_else(|| format!("no memfd of {memory_mib} MiB is among {}", descriptors.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::AgentSpec;
+    use crate::spec::tests::machine;
+
+    #[test]
+    fn what_qemu_says_of_itself_is_read() {
+        let answer = json!([{ "capability": "xbzrle", "state": false }, { "capability": "x-ignore-shared", "state": false }]);
+        assert!(has_capability(&answer, IGNORE_SHARED) && !has_capability(&answer, "mapped-ram"));
+        assert!(!has_capability(&Value::Null, IGNORE_SHARED));
+        let said = "QEMU refused migrate: State blocked by non-migratable device '0000:00:05.0/nvme'";
+        assert_eq!(blocking_device(said), Some("0000:00:05.0/nvme"));
+        assert_eq!(blocking_device("Unable to write to socket: Broken pipe"), None);
+    }
+
+    #[test]
+    fn what_can_never_be_saved_is_known_before_anything_starts() {
+        let told = |spec: MachineSpec| {
+            LabSpec { name: "lab".into(), machines: vec![spec] }
+                .check_fit()
+                .err()
+                .map(|error| error.to_string())
+        };
+        let with = |channel| MachineSpec { agent: Some(AgentSpec { disk: None, channel }), ..machine("a") };
+        assert_eq!(told(with(Channel::Virtserial)), None);
+        assert_eq!(told(with(Channel::Vsock)), None);
+        let cant = "a can't be saved: QEMU has no way to save the state of its device";
+        let vsock = told(with(Channel::VhostUserVsock)).unwrap();
+        assert_eq!(vsock, format!("{cant} vhost-user-vsock, by which its agent is reached"));
+        let mut fast = with(Channel::Virtserial);
+        fast.nics[1].backend = NicBackend::VhostUser;
+        assert_eq!(told(fast).unwrap(), format!("{cant} eth1 (a fast NIC, vhost-user)"));
+        let lone = "a can't be part of a checkpoint: it has no agent that could be greeted anew";
+        assert_eq!(told(machine("a")).unwrap(), lone);
     }
 }

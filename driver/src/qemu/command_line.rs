@@ -7,7 +7,8 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use super::{Accel, Firmware, Opts, Qemu, nics};
-use crate::spec::{Boot, Channel, DiskBus, MachineSpec, NicBackend};
+use crate::Error;
+use crate::spec::{Boot, Channel, DiskBus, MachineSpec, NicBackend, NicSpec};
 
 /// The port's name in the guest: `/dev/virtio-ports/rackless.agent`.
 const AGENT_PORT: &str = "rackless.agent";
@@ -21,6 +22,10 @@ pub struct Wiring {
     pub firmware: Option<(Firmware, PathBuf)>,
     /// The qcow2 overlay.
     pub overlay: PathBuf,
+    /// The qcow2 files of the data disks, in their order.
+    pub data: Vec<PathBuf>,
+    /// The NICs that are plugged in, each with the index of its root port.
+    pub nics: Vec<(NicSpec, usize)>,
     /// Where the guest's memory lies.
     pub memory: Memory,
     /// Whether QEMU waits for a state to be loaded, instead of starting the guest.
@@ -57,7 +62,7 @@ pub enum Plugs {
         agent: Option<PathBuf>,
         /// The context id for AF_VSOCK.
         cid: Option<u32>,
-        /// The switch's socket of each NIC, in their order.
+        /// The switch's socket of each NIC that is plugged in, in their order.
         nics: Vec<PathBuf>,
     },
     /// Nobody: for `cmdline.sh`, with the console on the terminal and unconnected NICs.
@@ -110,11 +115,44 @@ pub fn command_line(qemu: &Qemu, spec: &MachineSpec, wiring: &Wiring) -> Command
     machine(&mut line, spec, wiring);
     boot(&mut line, qemu, spec, wiring);
     disk(&mut line, spec, &wiring.overlay);
+    data_disks(&mut line, spec, &wiring.data);
     monitors_and_console(&mut line, wiring);
     agent(&mut line, spec, wiring);
     nics::add(&mut line, qemu, spec, wiring);
     credentials(&mut line, spec);
     line
+}
+
+/// The command line of `spec` with names in place of all that is a single run's: overlay, sockets, this machine's copy of
+/// the variables. To a guest, two machines with the same one and the same files are the same machine; it is part of what
+/// a checkpoint is kept by.
+///
+/// # Errors
+/// [`Error::FirmwareMissing`].
+pub fn recipe(qemu: &Qemu, accel: Accel, spec: &MachineSpec, memory: Memory) -> Result<CommandLine, Error> {
+    let firmware = match spec.boot {
+        Boot::Firmware => Some((Firmware::find()?, "variables".into())),
+        Boot::Direct { .. } => None,
+    };
+    let plugs = Plugs::Driver {
+        qmp: "monitor".into(),
+        qmp_people: "monitor of people".into(),
+        serial: "serial".into(),
+        agent: Some("agent".into()),
+        cid: Some(u32::MAX),
+        nics: spec.nics.iter().map(|nic| nic.name.clone().into()).collect(),
+    };
+    let wiring = Wiring {
+        accel,
+        firmware,
+        overlay: "overlay".into(),
+        data: spec.data_disks.iter().map(|disk| disk.name.clone().into()).collect(),
+        nics: spec.nics.iter().cloned().zip(0..).collect(),
+        memory,
+        incoming: false,
+        plugs,
+    };
+    Ok(command_line(qemu, spec, &wiring))
 }
 
 fn machine(line: &mut CommandLine, spec: &MachineSpec, wiring: &Wiring) {
@@ -212,6 +250,19 @@ fn disk(line: &mut CommandLine, spec: &MachineSpec, overlay: &Path) {
         DiskBus::Nvme => {
             line.push("-device", with_drive(pci("nvme", "sysdisk", 0x5).set("serial", "rackless-system")));
         }
+    }
+}
+
+/// The first data disk's place on the root bus; the others follow.
+const FIRST_DATA_SLOT: u8 = 0x8;
+
+fn data_disks(line: &mut CommandLine, spec: &MachineSpec, files: &[PathBuf]) {
+    for ((disk, file), slot) in spec.data_disks.iter().zip(files).zip(FIRST_DATA_SLOT..) {
+        let id = format!("data-{}", disk.name);
+        let drive = Opts::keyed("if", "none").set("id", &id).set("format", "qcow2");
+        line.push("-drive", drive.set("cache", "unsafe").set("discard", "unmap").path("file", file));
+        let device = pci("virtio-blk-pci", &format!("disk-{}", disk.name), slot);
+        line.push("-device", device.set("drive", id).set("serial", &disk.name));
     }
 }
 

@@ -9,7 +9,7 @@ mod version;
 
 pub use accel::{Accel, Choice, choose as choose_accel};
 pub(crate) use command_line::quote;
-pub use command_line::{CommandLine, Memory, Plugs, Wiring, command_line};
+pub use command_line::{CommandLine, Memory, Plugs, Wiring, command_line, recipe};
 pub use firmware::Firmware;
 pub(crate) use nics::{SPARE_PORTS, netdev_id, nic_device, nic_id};
 pub use opts::Opts;

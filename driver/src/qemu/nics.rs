@@ -16,7 +16,7 @@ pub(super) fn add(line: &mut CommandLine, qemu: &Qemu, spec: &MachineSpec, wirin
         let port = port.set("bus", "pcie.0").set("addr", format!("{:#x}", FIRST_NIC_SLOT + index));
         line.push("-device", port);
     }
-    for (index, nic) in spec.nics.iter().enumerate() {
+    for (index, (nic, slot)) in wiring.nics.iter().enumerate() {
         let netdev = match &wiring.plugs {
             Plugs::Driver { nics, .. } if nic.backend == NicBackend::VhostUser => {
                 let chardev = format!("char-{}", nic.name);
@@ -31,7 +31,7 @@ pub(super) fn add(line: &mut CommandLine, qemu: &Qemu, spec: &MachineSpec, wirin
             Plugs::ByHand => Opts::new("hubport").set("id", netdev_id(&nic.name)).set("hubid", index),
         };
         line.push("-netdev", netdev);
-        let device = nic_device(nic, index).into_iter();
+        let device = nic_device(nic, *slot).into_iter();
         let mut device = device.fold(Opts::new("virtio-net-pci"), |opts, (key, value)| opts.set(key, value));
         if nic.backend == NicBackend::VhostUser
             && wiring.accel == Accel::Tcg

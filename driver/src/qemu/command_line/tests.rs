@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::qemu::{SPARE_PORTS, Version};
 use crate::spec::tests::machine;
-use crate::spec::{AgentSpec, DiskSpec};
+use crate::spec::{AgentSpec, DataDisk, DiskSpec};
 
 fn with_agent(channel: Channel) -> MachineSpec {
     let agent = AgentSpec { disk: Some("/images/agent.raw".into()), channel };
@@ -18,6 +18,8 @@ fn wiring(plugs: Plugs) -> Wiring {
         accel: Accel::Tcg,
         firmware: Some((firmware, "/lab/server-1.vars".into())),
         overlay: "/lab/server-1.qcow2".into(),
+        data: Vec::new(),
+        nics: machine("server-1").nics.into_iter().zip(0..).collect(),
         memory: Memory::Own,
         incoming: false,
         plugs,
@@ -134,11 +136,44 @@ fn memory_changes_nothing_but_where_it_lies() {
 }
 
 #[test]
+fn data_disks_have_places_and_serials_of_their_own() {
+    let disk = |name: &str| DataDisk { name: name.into(), bytes: 1 << 20, image: None };
+    let spec = MachineSpec { data_disks: vec![disk("data"), disk("log")], ..machine("server-1") };
+    let data = vec!["/lab/server-1.data.qcow2".into(), "/lab/server-1.log.qcow2".into()];
+    let plain = shell(&machine("server-1"), &wiring(plugged()));
+    insta::assert_snapshot!(change(&plain, &shell(&spec, &Wiring { data, ..wiring(plugged()) })));
+}
+
+#[test]
+fn a_nic_is_where_it_was_plugged() {
+    let spec = machine("server-1");
+    let plain = shell(&spec, &wiring(plugged()));
+    let Plugs::Driver { qmp, qmp_people, serial, agent, cid, nics } = plugged() else { panic!("driven") };
+    let plugs = Plugs::Driver { qmp, qmp_people, serial, agent, cid, nics: nics[1..].to_vec() };
+    let wiring = Wiring { nics: vec![(spec.nics[1].clone(), 3)], ..wiring(plugs) };
+    insta::assert_snapshot!(change(&plain, &shell(&spec, &wiring)));
+}
+
+#[test]
+fn a_recipe_is_the_whole_command_line_without_what_is_a_single_runs() {
+    let boot = Boot::Direct { kernel: "/k".into(), initrd: None, cmdline: "quiet".into() };
+    let spec = MachineSpec { boot, ..with_agent(Channel::Virtserial) };
+    let qemu = Qemu { program: "/bin/qemu".into(), version: Version { major: 7, minor: 2, micro: 0 } };
+    let text = recipe(&qemu, Accel::Tcg, &spec, Memory::Memfd).expect("no firmware is needed").to_shell();
+    let driven = shell(&spec, &Wiring { memory: Memory::Memfd, firmware: None, ..wiring(plugged()) });
+    let (words, all) = (text.split_whitespace().count(), driven.split_whitespace().count());
+    assert_eq!(words - 2, all, "\"monitor of people\" is three words:\n{}", change(&driven, &text));
+    assert!(text.contains("vmgenid") && text.contains("ctrl_vlan=off"), "{text}");
+    assert!(!text.contains("/lab/") && !text.contains("/run/"), "{text}");
+}
+
+#[test]
 fn a_fast_nic_shares_the_memory_and_changes_nothing_else() {
     let mut spec = machine("server-1");
     let plain = shell(&spec, &wiring(plugged()));
     spec.nics[1].backend = NicBackend::VhostUser;
-    insta::assert_snapshot!(change(&plain, &shell(&spec, &wiring(plugged()))));
+    let wiring = Wiring { nics: spec.nics.iter().cloned().zip(0..).collect(), ..wiring(plugged()) };
+    insta::assert_snapshot!(change(&plain, &shell(&spec, &wiring)));
 }
 
 #[test]
