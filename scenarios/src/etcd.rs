@@ -188,6 +188,17 @@ impl<'c> Etcd<'c> {
         Ok(value)
     }
 
+    /// The same, asked again until there is an answer: while members elect, there is none.
+    ///
+    /// # Errors
+    /// When there is none within 60 s before scaling.
+    pub async fn wait_get(&self, from: &str, key: &str) -> anyhow::Result<String> {
+        let get = self.etcdctl(LOCAL, &format!("get --print-value-only {key}"));
+        let answered = format!("value=$({get}) && test -n \"$value\" && echo \"$value\"");
+        let value = self.cluster[from].wait_until_succeeds(answered).within(FORM_LIMIT).await?;
+        Ok(value.trim_end().to_owned())
+    }
+
     /// Sees that `from` refuses a write, for want of a quorum.
     ///
     /// # Errors

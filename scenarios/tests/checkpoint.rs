@@ -121,7 +121,7 @@ async fn copies_go_their_own_ways(t: &mut Testbed) -> Result {
     t.step("both have what was there", async || {
         for (cluster, etcd) in [(&c, &etcd), (&copy, &copied)] {
             etcd.wait_for_leader("server-3").await?;
-            let value = etcd.get("server-3", "rackless/before").await?;
+            let value = etcd.wait_get("server-3", "rackless/before").await?;
             ensure!(value == "both", "etcd has {value:?}");
             ensure!(cluster["server-2"].succeed("cat /root/file").await?.trim() == "before");
         }

@@ -14,7 +14,10 @@ async fn goes_on_without_one(t: &mut Testbed) -> Result {
     t.step("what one member takes, the others have", async || {
         etcd.wait_put("server-1", "rackless/simple", "all").await?;
         for name in ["server-2", "server-3"] {
-            ensure!(etcd.get(name, "rackless/simple").await? == "all", "{name} has not what server-1 took");
+            ensure!(
+                etcd.wait_get(name, "rackless/simple").await? == "all",
+                "{name} has not what server-1 took"
+            );
         }
         Ok(())
     })
@@ -23,7 +26,7 @@ async fn goes_on_without_one(t: &mut Testbed) -> Result {
         c["server-3"].crash().await?;
         etcd.wait_put("server-1", "rackless/simple", "two").await?;
         ensure!(
-            etcd.get("server-2", "rackless/simple").await? == "two",
+            etcd.wait_get("server-2", "rackless/simple").await? == "two",
             "server-2 has not what server-1 took"
         );
         Ok(())

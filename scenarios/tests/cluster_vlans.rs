@@ -21,7 +21,10 @@ async fn forms(t: &mut Testbed) -> Result {
     t.step("what one member takes, the others have", async || {
         etcd.wait_put("server-1", "rackless/forms", "yes").await?;
         for name in ["server-2", "server-3"] {
-            ensure!(etcd.get(name, "rackless/forms").await? == "yes", "{name} has not what server-1 took");
+            ensure!(
+                etcd.wait_get(name, "rackless/forms").await? == "yes",
+                "{name} has not what server-1 took"
+            );
         }
         Ok(())
     })

@@ -60,7 +60,7 @@ async fn four_labs_at_once(t: &mut Testbed) -> Result {
             goes_on(c, &number.to_string()).await?;
         }
         for (number, (c, _)) in labs.iter().enumerate() {
-            let value = Etcd::of(c, "cluster").get("server-2", "rackless/round").await?;
+            let value = Etcd::of(c, "cluster").wait_get("server-2", "rackless/round").await?;
             ensure!(value == number.to_string(), "lab {number} has what lab {value} has written");
         }
         Ok(())
@@ -107,9 +107,9 @@ async fn goes_on(c: &Cluster, value: &str) -> Result {
     let etcd = Etcd::of(c, "cluster");
     etcd.wait_put("server-1", "rackless/round", value).await?;
     for name in ["server-2", "server-3"] {
-        let before = etcd.get(name, FormedCluster::KEY).await?;
+        let before = etcd.wait_get(name, FormedCluster::KEY).await?;
         ensure!(before.starts_with("formed"), "{name} has {before:?} for what was written before");
-        let now = etcd.get(name, "rackless/round").await?;
+        let now = etcd.wait_get(name, "rackless/round").await?;
         ensure!(now == value, "{name} has {now:?}, and {value:?} was written");
     }
     Ok(())
