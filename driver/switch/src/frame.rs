@@ -2,10 +2,11 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::sync::Arc;
+
+use bytes::Bytes;
 
 use crate::mac::Mac;
-use crate::stream::PREFIX;
+use crate::stream::{PREFIX, wire_length};
 use crate::vlan::VlanId;
 
 /// The shortest frame that has a header: two addresses and an EtherType, in bytes.
@@ -92,36 +93,77 @@ pub enum Form {
 }
 
 /// A whole Ethernet frame (no FCS), shared between queues and captures without copying.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Frame(Arc<[u8]>);
+#[derive(Clone)]
+pub struct Frame {
+    /// The frame with its length prefix, alone or among others that were read with it.
+    memory: Bytes,
+    start: u32,
+    end: u32,
+    /// Whether it keeps a chunk of a switch from being used again.
+    chunked: bool,
+}
 
 impl Frame {
     /// Copies the bytes of a frame. The length must not be above [`MAX_FRAME`] if it is to be sent.
     pub fn new(bytes: &[u8]) -> Frame {
-        let mut wire = Vec::with_capacity(PREFIX + bytes.len());
-        wire.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
-        wire.extend_from_slice(bytes);
-        Frame(wire.into())
+        Frame::concat(&[bytes])
     }
 
     /// Copies a frame together with its length prefix.
     pub(crate) fn from_wire(wire: &[u8]) -> Frame {
-        Frame(wire.into())
+        Frame::from_shared(Bytes::copy_from_slice(wire))
     }
 
     /// Takes a frame together with its length prefix, without copying.
-    pub(crate) fn from_shared(wire: Arc<[u8]>) -> Frame {
-        Frame(wire)
+    pub(crate) fn from_shared(wire: Bytes) -> Frame {
+        Frame { start: 0, end: wire.len() as u32, memory: wire, chunked: false }
+    }
+
+    /// The frames that follow each other in a part of a chunk, each with its length prefix.
+    pub(crate) fn all_in(memory: Bytes) -> impl Iterator<Item = Frame> {
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            let length = wire_length(&memory[start..]).ok().flatten()?;
+            let range = start..start + length;
+            start = range.end;
+            let memory = memory.clone();
+            Some(Frame { memory, start: range.start as u32, end: range.end as u32, chunked: true })
+        })
     }
 
     /// The frame with its length prefix, as QEMU's stream backend has it.
     pub(crate) fn wire(&self) -> &[u8] {
-        &self.0
+        &self.memory[self.start as usize..self.end as usize]
     }
 
-    /// Whether both are the same allocation.
+    /// The wire form of this frame and of those that come after it, up to `last`, as one piece; `None` if they don't lie
+    /// side by side.
+    pub(crate) fn wire_up_to(&self, last: &Frame) -> Option<&[u8]> {
+        self.memory.get(self.start as usize..last.end as usize)
+    }
+
+    /// Whether `next` lies behind this one in the same memory.
+    pub(crate) fn is_followed_by(&self, next: &Frame) -> bool {
+        self.end == next.start && self.shares_memory(next)
+    }
+
+    /// Whether both are the same memory.
     pub(crate) fn same(&self, other: &Frame) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        (self.start, self.end) == (other.start, other.end) && self.shares_memory(other)
+    }
+
+    fn shares_memory(&self, other: &Frame) -> bool {
+        (self.memory.as_ptr(), self.memory.len()) == (other.memory.as_ptr(), other.memory.len())
+    }
+
+    /// Whether it keeps a chunk of a switch from being used again.
+    pub(crate) fn is_chunked(&self) -> bool {
+        self.chunked
+    }
+
+    /// The same in memory of its own.
+    pub(crate) fn copied_out(&self) -> Frame {
+        if self.chunked { Frame::from_wire(self.wire()) } else { self.clone() }
     }
 
     /// The frame in another form, for a frame whose header is `header` and whose VLAN is `vlan`.
@@ -155,7 +197,7 @@ impl Frame {
         let bit = position.checked_rem(bits)?;
         let mut wire = self.wire().to_vec();
         wire[PREFIX + payload + (bit / 8) as usize] ^= 1 << (bit % 8);
-        Some(Frame(wire.into()))
+        Some(Frame::from_shared(wire.into()))
     }
 
     fn concat(parts: &[&[u8]]) -> Frame {
@@ -165,7 +207,7 @@ impl Frame {
         for part in parts {
             wire.extend_from_slice(part);
         }
-        Frame(wire.into())
+        Frame::from_shared(wire.into())
     }
 }
 
@@ -173,9 +215,17 @@ impl Deref for Frame {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.0[PREFIX..]
+        &self.wire()[PREFIX..]
     }
 }
+
+impl PartialEq for Frame {
+    fn eq(&self, other: &Frame) -> bool {
+        self.wire() == other.wire()
+    }
+}
+
+impl Eq for Frame {}
 
 impl AsRef<[u8]> for Frame {
     fn as_ref(&self) -> &[u8] {

@@ -24,6 +24,17 @@ impl fmt::Display for BadLength {
     }
 }
 
+/// The length of the frame that the bytes begin with, together with its prefix, if all of it is there.
+pub(crate) fn wire_length(bytes: &[u8]) -> Result<Option<usize>, BadLength> {
+    let Some(prefix) = bytes.first_chunk::<PREFIX>() else { return Ok(None) };
+    let length = u32::from_be_bytes(*prefix);
+    if !(MIN_FRAME..=MAX_FRAME).contains(&(length as usize)) {
+        return Err(BadLength { length });
+    }
+    let length = PREFIX + length as usize;
+    Ok((bytes.len() >= length).then_some(length))
+}
+
 /// Cuts a byte stream into frames. Memory is fixed whatever comes in.
 pub struct StreamDecoder {
     buffer: Box<[u8]>,
@@ -63,14 +74,9 @@ impl StreamDecoder {
     /// [`BadLength`], from then on always.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, BadLength> {
         let pending = &self.buffer[self.start..self.end];
-        let Some(prefix) = pending.first_chunk::<PREFIX>() else { return Ok(None) };
-        let length = u32::from_be_bytes(*prefix);
-        if !(MIN_FRAME..=MAX_FRAME).contains(&(length as usize)) {
-            return Err(BadLength { length });
-        }
-        let Some(wire) = pending.get(..PREFIX + length as usize) else { return Ok(None) };
-        let frame = Frame::from_wire(wire);
-        self.start += wire.len();
+        let Some(length) = wire_length(pending)? else { return Ok(None) };
+        let frame = Frame::from_wire(&pending[..length]);
+        self.start += length;
         Ok(Some(frame))
     }
 

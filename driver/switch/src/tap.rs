@@ -105,7 +105,8 @@ impl Tap {
         shared.held.fetch_add(cost, Ordering::Relaxed);
         let lost = shared.lost.load(Ordering::Relaxed);
         // A capture that nobody holds any more is taken away by `is_open`.
-        let _ = self.queue.send(Tapped { frame: frame.clone(), lost });
+        let frame = CapturedFrame { bytes: frame.bytes.copied_out(), ..frame.clone() };
+        let _ = self.queue.send(Tapped { frame, lost });
     }
 
     /// Whether somebody holds the capture.

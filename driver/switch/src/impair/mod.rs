@@ -146,6 +146,11 @@ impl Shaper {
         self.waiting.next_due()
     }
 
+    /// The frames that wait, so that others of the same bytes can take their place.
+    pub(crate) fn waiting(&mut self) -> impl Iterator<Item = &mut Frame> {
+        self.waiting.all().map(|waiting| &mut waiting.parcel.frame)
+    }
+
     /// Drops what waits for a port, and says how many frames that were.
     pub(crate) fn discard(&mut self, port: PortId) -> u64 {
         match self.waiting.load(port).frames {

@@ -47,6 +47,10 @@ impl TimingQueue {
         true
     }
 
+    pub(super) fn all(&mut self) -> impl Iterator<Item = &mut Waiting> {
+        self.frames.values_mut()
+    }
+
     pub(super) fn next_due(&self) -> Option<Duration> {
         self.frames.keys().next().map(|(due, _)| *due)
     }

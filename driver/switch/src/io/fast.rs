@@ -51,6 +51,11 @@ impl FastPort {
         FrameQueue { frames: self.waiting.len() as u64, bytes: self.cost as u64 }
     }
 
+    /// The frames that wait, so that others of the same bytes can take their place.
+    pub(crate) fn waiting(&mut self) -> impl Iterator<Item = &mut Frame> {
+        self.waiting.iter_mut().map(|(frame, _)| frame)
+    }
+
     pub(crate) fn clear(&mut self) -> u64 {
         self.cost = 0;
         self.waiting.drain(..).count() as u64

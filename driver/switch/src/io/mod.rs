@@ -10,6 +10,7 @@ mod calls;
 mod device;
 mod fast;
 mod impair;
+mod intake;
 mod interface;
 mod lldp;
 mod packet;
@@ -19,7 +20,7 @@ mod queue;
 mod uplinks;
 mod vde;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, mpsc};
@@ -29,6 +30,7 @@ use rustix::io::ioctl_fionread;
 use tokio::sync::broadcast;
 
 use self::bundles::Bundles;
+use self::intake::Intake;
 pub(crate) use self::interface::{Nic, TapDevice};
 use self::lldp::Lldp;
 use self::packet::PACKET_BUFFER;
@@ -108,6 +110,7 @@ pub(crate) struct Worker {
     taps: Vec<Tap>,
     events: broadcast::Sender<Event>,
     queue_bytes: usize,
+    intake: Intake,
     copies: Vec<Egress>,
     shaper: Shaper,
     fates: Vec<Fate>,
@@ -142,6 +145,7 @@ impl Worker {
             taps: Vec::new(),
             events,
             queue_bytes,
+            intake: Intake::new(ring_bytes + ring_bytes / 8 + 2 * queue_bytes),
             copies: Vec::new(),
             shaper,
             fates: Vec::new(),
@@ -191,6 +195,10 @@ impl Worker {
             for capture in self.captures.values_mut() {
                 capture.submit();
             }
+            if self.intake.is_short() {
+                self.copy_out();
+            }
+            self.intake.prepare();
             if self.clock.now() >= housekeeping {
                 housekeeping = self.clock.now() + HOUSEKEEPING;
                 self.forwarder.age(self.clock.now());
@@ -294,42 +302,44 @@ impl Worker {
             let Some(connection) = self.ports.get_mut(&id).and_then(|port| port.connection.as_mut()) else {
                 return;
             };
-            let Wire::Stream { socket, decoder } = &mut connection.wire else {
+            let Wire::Stream { socket, rest } = &mut connection.wire else {
                 if self.read_packets(id) {
                     continue;
                 }
                 return;
             };
-            let space = decoder.space();
-            let fits = space.len().min(bytes);
-            if fits == 0 {
+            if bytes == 0 {
                 return;
             }
-            match socket.read(&mut space[..fits]) {
-                Ok(0) => {
-                    let half_frame_bytes = decoder.pending();
-                    return self.close(id, CloseReason::PeerClosed { half_frame_bytes });
-                }
-                Ok(read) => {
-                    decoder.filled(read);
-                    bytes -= read;
-                }
+            let read = match self.intake.read(&*socket, rest, bytes) {
+                Ok(read) => read,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
                 Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 Err(error) => return self.close(id, CloseReason::Failed { error: error.to_string() }),
+            };
+            if read.bytes == 0 {
+                let half_frame_bytes = rest.len();
+                return self.close(id, CloseReason::PeerClosed { half_frame_bytes });
             }
+            bytes -= read.bytes;
             let now = self.clock.now();
-            loop {
-                let Some(Wire::Stream { decoder, .. }) = self.connection(id).map(|peer| &mut peer.wire)
-                else {
-                    return;
-                };
-                match decoder.next_frame() {
-                    Ok(Some(frame)) => self.forward(id, &frame, Offload::NONE, now),
-                    Ok(None) => break,
-                    Err(BadLength { length }) => return self.close(id, CloseReason::BadLength { length }),
-                }
+            for frame in Frame::all_in(read.frames) {
+                self.forward(id, &frame, Offload::NONE, now);
             }
+            if let Some(BadLength { length }) = read.bad {
+                return self.close(id, CloseReason::BadLength { length });
+            }
+        }
+    }
+
+    /// Copies the frames that wait out of the chunks that they were read to, so that these can be used again. A frame
+    /// that waits in many places is still one.
+    fn copy_out(&mut self) {
+        let mut copies: HashMap<*const u8, Frame> = HashMap::new();
+        let waiting = self.ports.values_mut().flat_map(IoPort::waiting).chain(self.shaper.waiting());
+        for frame in waiting.filter(|frame| frame.is_chunked()) {
+            let copy = copies.entry(frame.wire().as_ptr()).or_insert_with(|| frame.copied_out());
+            *frame = copy.clone();
         }
     }
 

@@ -8,15 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::fast::FastPort;
+use super::intake::Rest;
 use super::packet::PacketIo;
 use super::queue::{EgressQueue, Sent};
+use crate::frame::Frame;
 use crate::state::FrameQueue;
-use crate::stream::StreamDecoder;
 
 /// How frames come from and go to a peer.
 pub(crate) enum Wire {
     /// As QEMU's stream: each with its length before it.
-    Stream { socket: UnixStream, decoder: StreamDecoder },
+    Stream { socket: UnixStream, rest: Rest },
     /// One with each call.
     Packets(Box<dyn PacketIo>),
 }
@@ -30,7 +31,7 @@ pub(crate) struct Connection {
 impl Connection {
     pub(crate) fn stream(socket: UnixStream, queue_bytes: usize) -> io::Result<Connection> {
         socket.set_nonblocking(true)?;
-        let wire = Wire::Stream { socket, decoder: StreamDecoder::new() };
+        let wire = Wire::Stream { socket, rest: Rest::default() };
         Ok(Connection { wire, queue: EgressQueue::new(queue_bytes) })
     }
 
@@ -49,7 +50,7 @@ impl Connection {
     /// Bytes that were read and are not yet a frame.
     pub(crate) fn pending(&self) -> usize {
         match &self.wire {
-            Wire::Stream { decoder, .. } => decoder.pending(),
+            Wire::Stream { rest, .. } => rest.len(),
             Wire::Packets(_) => 0,
         }
     }
@@ -133,6 +134,12 @@ impl IoPort {
             (None, Some(connection)) => connection.queue.clear(),
             (None, None) => 0,
         }
+    }
+
+    /// The frames that wait for its peer.
+    pub(crate) fn waiting(&mut self) -> impl Iterator<Item = &mut Frame> {
+        let fast = self.fast.iter_mut().flat_map(FastPort::waiting);
+        fast.chain(self.connection.iter_mut().flat_map(|connection| connection.queue.waiting()))
     }
 
     /// The next waiting connection, if there is one.

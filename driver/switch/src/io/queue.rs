@@ -10,8 +10,21 @@ use crate::state::FrameQueue;
 /// What a queued frame costs besides its bytes, roughly: a queue of tiny frames must be bounded as well.
 const OVERHEAD: usize = 64;
 
-/// How many frames are handed to the kernel at once.
+/// How many pieces are handed to the kernel at once: frames, or several that lie side by side.
 const BATCH: usize = 128;
+
+/// The wire form of all frames; those that lie side by side are one piece.
+fn pieces(frames: &VecDeque<Frame>) -> impl Iterator<Item = &[u8]> {
+    let mut frames = frames.iter().peekable();
+    std::iter::from_fn(move || {
+        let first = frames.next()?;
+        let mut last = first;
+        while let Some(next) = frames.next_if(|next| last.is_followed_by(next)) {
+            last = next;
+        }
+        first.wire_up_to(last)
+    })
+}
 
 /// What a write got rid of.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -53,11 +66,12 @@ impl EgressQueue {
         let mut sent = Sent::default();
         while !self.frames.is_empty() {
             let mut slices = [IoSlice::new(&[]); BATCH];
-            let count = self.frames.len().min(BATCH);
-            for (slice, frame) in slices.iter_mut().zip(&self.frames) {
-                *slice = IoSlice::new(frame.wire());
+            let mut count = 0;
+            for (slice, piece) in slices.iter_mut().zip(pieces(&self.frames)) {
+                *slice = IoSlice::new(piece);
+                count += 1;
             }
-            slices[0] = IoSlice::new(&self.frames[0].wire()[self.head..]);
+            slices[0].advance(self.head);
             match socket.write_vectored(&slices[..count]) {
                 Ok(0) => return (sent, Err(ErrorKind::WriteZero.into())),
                 Ok(bytes) => self.advance(bytes, &mut sent),
@@ -113,6 +127,11 @@ impl EgressQueue {
         self.frames.truncate(keep);
         self.cost = self.frames.iter().map(|frame| frame.wire().len() + OVERHEAD).sum();
         lost as u64
+    }
+
+    /// The frames, so that others of the same bytes can take their place.
+    pub(crate) fn waiting(&mut self) -> impl Iterator<Item = &mut Frame> {
+        self.frames.iter_mut()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

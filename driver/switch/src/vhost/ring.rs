@@ -7,7 +7,6 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::num::Wrapping;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -268,13 +267,12 @@ fn read(mut buffer: Reader<'_>, header: usize) -> Received {
         return Err(DropReason::TooLong);
     }
     let mut before = [0; offload::HEADER];
-    let mut wire: Arc<[u8]> = std::iter::repeat_n(0, PREFIX + length).collect();
-    let bytes = Arc::get_mut(&mut wire).ok_or(DropReason::BadDescriptor)?;
-    bytes[..PREFIX].copy_from_slice(&(length as u32).to_be_bytes());
+    let mut wire = vec![0; PREFIX + length];
+    wire[..PREFIX].copy_from_slice(&(length as u32).to_be_bytes());
     let copied =
-        buffer.read_exact(&mut before[..header]).and_then(|()| buffer.read_exact(&mut bytes[PREFIX..]));
+        buffer.read_exact(&mut before[..header]).and_then(|()| buffer.read_exact(&mut wire[PREFIX..]));
     copied.map_err(|_| DropReason::BadDescriptor)?;
-    let frame = Frame::from_shared(wire);
+    let frame = Frame::from_shared(wire.into());
     let offload = Offload::parse(&before[..header], &frame).map_err(|_| DropReason::BadOffload)?;
     Ok((frame, offload))
 }
