@@ -131,6 +131,11 @@ impl Frame {
         })
     }
 
+    /// The frame that is all of a part of a chunk, with its length prefix.
+    pub(crate) fn chunked(wire: Bytes) -> Frame {
+        Frame { chunked: true, ..Frame::from_shared(wire) }
+    }
+
     /// The frame with its length prefix, as QEMU's stream backend has it.
     pub(crate) fn wire(&self) -> &[u8] {
         &self.memory[self.start as usize..self.end as usize]

@@ -83,6 +83,9 @@ impl fmt::Display for CapturedFrame {
 /// What a record costs besides its frame's bytes, roughly.
 const OVERHEAD: usize = size_of::<CapturedFrame>() + 32;
 
+/// How many frames may be without a place.
+const FRESH: usize = 256;
+
 struct Kept {
     frame: CapturedFrame,
     charge: usize,
@@ -90,6 +93,8 @@ struct Kept {
 
 /// The ring. The bytes of a frame that leaves by many ports are kept and charged once.
 pub(crate) struct Ring {
+    /// What came since [`Ring::settle`], in memory that stays warm: no frame waits until its record has a place.
+    fresh: Vec<CapturedFrame>,
     kept: VecDeque<Kept>,
     bytes: usize,
     limit: usize,
@@ -99,10 +104,25 @@ pub(crate) struct Ring {
 
 impl Ring {
     pub(crate) fn new(limit: usize) -> Ring {
-        Ring { kept: VecDeque::new(), bytes: 0, limit, evicted: 0, evicted_until: None }
+        Ring { fresh: Vec::new(), kept: VecDeque::new(), bytes: 0, limit, evicted: 0, evicted_until: None }
     }
 
+    /// Takes a frame. It can be read once [`Ring::settle`] was called.
     pub(crate) fn push(&mut self, frame: CapturedFrame) {
+        self.fresh.push(frame);
+        if self.fresh.len() >= FRESH {
+            self.settle();
+        }
+    }
+
+    /// Gives frames that came their places, and evicts what has none any more.
+    pub(crate) fn settle(&mut self) {
+        let mut fresh = std::mem::take(&mut self.fresh);
+        fresh.drain(..).for_each(|frame| self.keep(frame));
+        self.fresh = fresh;
+    }
+
+    fn keep(&mut self, frame: CapturedFrame) {
         let shared = self.kept.back().is_some_and(|last| last.frame.bytes.same(&frame.bytes));
         let charge = if shared { OVERHEAD } else { OVERHEAD + frame.bytes.len() };
         self.bytes += charge;
@@ -172,6 +192,7 @@ mod tests {
         for number in 0..25 {
             ring.push(frame(number, &Frame::new(&[0; 100])));
         }
+        ring.settle();
         assert_eq!((ring.kept.len(), ring.evicted), (10, 15));
         let snapshot = ring.snapshot();
         let since = |ms| FrameFilter::new().since(Duration::from_millis(ms));
@@ -189,6 +210,7 @@ mod tests {
     fn a_ring_too_small_for_one_frame_says_so() {
         let mut ring = Ring::new(0);
         ring.push(frame(3, &Frame::new(&[0; 100])));
+        ring.settle();
         assert_eq!((ring.kept.len(), ring.bytes), (0, 0));
         assert_eq!(ring.snapshot().lost_to(&FrameFilter::new()), Some(Duration::from_millis(3)));
     }
@@ -200,6 +222,7 @@ mod tests {
         for number in 0..32 {
             ring.push(frame(number, &bytes));
         }
+        ring.settle();
         assert_eq!(ring.bytes, 9000 + 32 * OVERHEAD);
     }
 }

@@ -2,12 +2,14 @@
 
 mod guest;
 
-use std::io::{Read, Write};
+use std::io::{IoSlice, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use guest::{ALL, Guest, MEMORY, VERSION_1};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use pretty_assertions::assert_eq;
 use switch::*;
 use tempfile::TempDir;
@@ -384,4 +386,38 @@ fn a_front_end_that_talks_nonsense_is_let_go_and_can_come_back() {
     lab.sw.ports().unwrap();
     assert_eq!(guest.sent_and_back(), 1);
     assert_eq!(lab.port(a).fast.unwrap().problem, None);
+}
+
+#[test]
+fn rings_that_are_changed_while_they_run_are_looked_at_anew() {
+    let lab = Lab::new();
+    let (a, b) = (lab.add("a", 10, true), lab.add("b", 10, true));
+    let (mut a_guest, mut b_guest) = (lab.guest(a, ALL), lab.guest(b, ALL));
+    a_guest.place(1, MEMORY as u64 - 8);
+    let problem = lab.port(a).fast.unwrap().problem;
+    assert_eq!(problem.as_deref(), Some("the ring is not in the guest's memory"));
+    assert!(!lab.port(a).fast.unwrap().running);
+    a_guest.set_up(1);
+    lab.until("the port runs again", || lab.port(a).fast.unwrap().running);
+    a_guest.send(&frame(BROADCAST, A, b"again"));
+    assert_eq!(lab.recv(&mut b_guest).unwrap().1[14..], *b"again");
+    lab.accounts();
+}
+
+#[test]
+fn kicks_that_never_end_hold_up_nobody() {
+    let lab = Lab::new();
+    let (a, b, c) = (lab.add("a", 10, true), lab.add("b", 10, false), lab.add("c", 10, false));
+    let socket = UnixStream::connect(lab.sw.socket_path(a).unwrap()).unwrap();
+    let zeroes = std::fs::File::open("/dev/zero").unwrap();
+    let (fds, bytes) = ([zeroes.as_raw_fd()], request(12, &0u64.to_le_bytes()));
+    let with = [ControlMessage::ScmRights(&fds)];
+    sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(&bytes)], &with, MsgFlags::empty(), None).unwrap();
+    let (mut b, mut c) = (lab.sw.attach_channel(b).unwrap(), lab.sw.attach_channel(c).unwrap());
+    for number in 0..20 {
+        let sent = frame(BROADCAST, B, &[number; 50]);
+        b.send(&sent).unwrap();
+        assert_eq!(*c.recv(LIMIT).unwrap().unwrap(), *sent);
+    }
+    assert!(lab.port(a).connected);
 }

@@ -23,7 +23,7 @@ const PAUSE: Duration = Duration::from_micros(200);
 /// The median and the 99th percentile in microseconds.
 pub(crate) fn measure(peer: Peer, size: usize) -> Result<[f64; 2]> {
     let running = Running::start(peer, 2)?;
-    let (from, mut to) = (running.plug(0)?, running.plug(1)?);
+    let (mut from, mut to) = (running.plug(0)?, running.plug(1)?);
     to.limit()?;
     let mut sender = from.sender()?;
     let packet = Packet::new(mac(1), mac(0), size);

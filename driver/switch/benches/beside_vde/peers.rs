@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use etherparse::PacketBuilder;
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use nix::sys::time::TimeValLike as _;
@@ -14,8 +15,9 @@ use nix::time::{ClockId, clock_getcpuclockid};
 use nix::unistd::Pid;
 use switch::{PREFIX, StreamDecoder};
 use tempfile::TempDir;
+use virtio_bindings::virtio_net::{VIRTIO_NET_HDR_F_NEEDS_CSUM, VIRTIO_NET_HDR_GSO_TCPV4};
 
-use crate::Result;
+use crate::{Result, guest};
 
 /// The name of our switch, and of its sockets.
 pub(crate) const NAME: &str = "bench";
@@ -29,7 +31,10 @@ const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
 /// Which switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Peer {
+    /// Ours, with ports as QEMU's `-netdev stream`.
     Ours,
+    /// Ours, with vhost-user ports.
+    Fast,
     Vde,
 }
 
@@ -46,11 +51,12 @@ impl Running {
     pub(crate) fn start(peer: Peer, ports: usize) -> Result<Running> {
         let dir = tempfile::tempdir()?;
         let mut command = match peer {
-            Peer::Ours => Command::new(std::env::current_exe()?),
+            Peer::Ours | Peer::Fast => Command::new(std::env::current_exe()?),
             Peer::Vde => Command::new("vde_switch"),
         };
         match peer {
             Peer::Ours => command.arg("serve").arg(dir.path()).arg(ports.to_string()),
+            Peer::Fast => command.arg("serve-fast").arg(dir.path()).arg(ports.to_string()),
             Peer::Vde => command.arg("--hub").arg("-s").arg(dir.path().join("vde")),
         };
         let mut child =
@@ -58,7 +64,7 @@ impl Running {
                 format!("starting {command:?}: {error} (the package vde2 has vde_switch)")
             })?;
         let pid = Pid::from_raw(i32::try_from(child.id())?);
-        if peer == Peer::Ours {
+        if peer != Peer::Vde {
             let stdout = child.stdout.as_mut().ok_or("stdout is piped")?;
             BufReader::new(stdout).read_line(&mut String::new())?;
         }
@@ -76,6 +82,10 @@ impl Running {
             Peer::Ours => {
                 let socket = UnixStream::connect(self.dir.path().join(format!("{NAME}.{port}")))?;
                 Ok(Wire::Stream { socket, decoder: Box::default() })
+            }
+            Peer::Fast => {
+                let (receiver, sender) = guest::plug(&self.dir.path().join(format!("{NAME}.{port}")))?;
+                Ok(Wire::Fast { receiver: Box::new(receiver), sender: Some(sender) })
             }
             Peer::Vde => {
                 let ctl = self.dir.path().join("vde/ctl");
@@ -97,14 +107,16 @@ impl Drop for Running {
 pub(crate) enum Wire {
     Stream { socket: UnixStream, decoder: Box<StreamDecoder> },
     Datagrams { socket: UnixDatagram, _ctl: UnixStream, buffer: Vec<u8> },
+    Fast { receiver: Box<guest::Receiver>, sender: Option<guest::Sender> },
 }
 
 impl Wire {
-    /// A second handle that only sends.
-    pub(crate) fn sender(&self) -> Result<Sender> {
+    /// A second handle that only sends; a guest has one, and no more.
+    pub(crate) fn sender(&mut self) -> Result<Sender> {
         Ok(match self {
             Wire::Stream { socket, .. } => Sender::Stream(socket.try_clone()?),
             Wire::Datagrams { socket, .. } => Sender::Datagrams(socket.try_clone()?),
+            Wire::Fast { sender, .. } => Sender::Fast(sender.take().ok_or("a second sender of one guest")?),
         })
     }
 
@@ -131,6 +143,7 @@ impl Wire {
                     break;
                 }
             },
+            Wire::Fast { receiver, .. } => receiver.read(take)?,
         }
         Ok(())
     }
@@ -140,6 +153,7 @@ impl Wire {
         match self {
             Wire::Stream { socket, .. } => socket.set_read_timeout(Some(LIMIT))?,
             Wire::Datagrams { socket, .. } => socket.set_read_timeout(Some(LIMIT))?,
+            Wire::Fast { .. } => {}
         }
         Ok(())
     }
@@ -150,6 +164,7 @@ impl AsFd for Wire {
         match self {
             Wire::Stream { socket, .. } => socket.as_fd(),
             Wire::Datagrams { socket, .. } => socket.as_fd(),
+            Wire::Fast { receiver, .. } => receiver.as_fd(),
         }
     }
 }
@@ -158,11 +173,14 @@ impl AsFd for Wire {
 pub(crate) enum Sender {
     Stream(UnixStream),
     Datagrams(UnixDatagram),
+    Fast(guest::Sender),
 }
 
 /// A frame as each transport has it.
 pub(crate) struct Packet {
     wire: Vec<u8>,
+    /// What a guest on a vhost-user port writes before it.
+    offloads: [u8; guest::HEADER],
 }
 
 impl Packet {
@@ -172,7 +190,32 @@ impl Packet {
         wire.extend(from);
         wire.extend(ETHERTYPE);
         wire.resize(PREFIX + size, 0x5a);
-        Packet { wire }
+        Packet { wire, offloads: [0; guest::HEADER] }
+    }
+
+    /// A TCP packet of 64 KiB that a guest leaves to its card: to be cut into segments, checksums not computed.
+    pub(crate) fn bulk(to: [u8; 6], from: [u8; 6]) -> Result<Packet> {
+        // Ethernet, IPv4 and TCP, and a payload that makes the longest IPv4 packet.
+        const HEADERS: u16 = 14 + 20 + 20;
+        const PAYLOAD: usize = 65_535 - 40;
+        const SEGMENT: u16 = 1460;
+        let mut frame = Vec::new();
+        let builder = PacketBuilder::ethernet2(from, to).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
+        builder.tcp(4000, 5201, 1, 1000).write(&mut frame, &[0x5a; PAYLOAD])?;
+        let mut wire = u32::try_from(frame.len())?.to_be_bytes().to_vec();
+        wire.extend(frame);
+        let mut offloads = [0; guest::HEADER];
+        (offloads[0], offloads[1]) = (VIRTIO_NET_HDR_F_NEEDS_CSUM as u8, VIRTIO_NET_HDR_GSO_TCPV4 as u8);
+        // Length of the headers, of a segment, where the checksum starts and where it goes from there.
+        for (at, value) in [(2, HEADERS), (4, SEGMENT), (6, 34), (8, 16)] {
+            offloads[at..at + 2].copy_from_slice(&value.to_le_bytes());
+        }
+        Ok(Packet { wire, offloads })
+    }
+
+    /// The frame's length in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.wire.len() - PREFIX
     }
 }
 
@@ -183,6 +226,7 @@ impl Sender {
             Sender::Datagrams(socket) => {
                 socket.send(&packet.wire[PREFIX..])?;
             }
+            Sender::Fast(guest) => guest.send(&packet.offloads, &packet.wire[PREFIX..])?,
         }
         Ok(())
     }

@@ -61,9 +61,14 @@ impl FastPort {
         self.waiting.drain(..).count() as u64
     }
 
-    /// What to wait for.
-    pub(crate) fn polled(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.session.iter().flat_map(Session::polled)
+    /// The front end's connection, to wait for.
+    pub(crate) fn socket(&self) -> Option<BorrowedFd<'_>> {
+        self.session.as_ref().map(Session::socket)
+    }
+
+    /// The files of the guest's kicks, to wait for, with the ring of each.
+    pub(crate) fn kicks(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>)> {
+        self.session.iter().flat_map(Session::kicks)
     }
 
     /// Whether there is something to do without waiting.
@@ -92,6 +97,10 @@ impl FastPort {
 impl Worker {
     pub(super) fn fast(&mut self, id: PortId) -> Option<&mut FastPort> {
         self.ports.get_mut(&id)?.fast.as_mut()
+    }
+
+    fn is_fast(&self, id: PortId) -> bool {
+        self.ports.get(&id).is_some_and(|port| port.fast.is_some())
     }
 
     /// Makes the socket the port's connection. Frames pass once both sides have agreed on how.
@@ -139,7 +148,7 @@ impl Worker {
             .map(|(id, _)| *id)
             .collect();
         for id in ids {
-            self.read_fast(id, 1);
+            self.read_rings(id, 1);
             self.flush_above(EARLY_FLUSH);
         }
     }
@@ -148,7 +157,7 @@ impl Worker {
     pub(super) fn read_fast(&mut self, id: PortId, reads: usize) {
         let Some(session) = self.fast(id).and_then(|fast| fast.session.as_mut()) else { return };
         // First, so that a kick which comes while the rings are looked at is seen the next time.
-        session.drain_kicks();
+        session.drain_kicks(None);
         match session.serve() {
             Ok(()) => {}
             Err(End::Closed) => {
@@ -157,11 +166,23 @@ impl Worker {
             Err(End::Failed(error)) => return self.close(id, CloseReason::Failed { error }),
         }
         self.fast_changed(id);
+        self.read_rings(id, reads);
+    }
+
+    /// The guest has kicked: it has something to send, or new buffers.
+    pub(super) fn kicked(&mut self, id: PortId, ring: usize) {
+        let Some(session) = self.fast(id).and_then(|fast| fast.session.as_mut()) else { return };
+        session.drain_kicks(Some(ring));
+        self.read_rings(id, 1);
+    }
+
+    /// Forwards what the guest sends, at most `reads` batches of it, and fills its buffers.
+    fn read_rings(&mut self, id: PortId, reads: usize) {
         let mut frames = std::mem::take(&mut self.received);
         for _ in 0..reads {
-            let Some(fast) = self.fast(id) else { break };
+            let Some(fast) = self.ports.get_mut(&id).and_then(|port| port.fast.as_mut()) else { break };
             let Some(session) = fast.session.as_mut() else { break };
-            session.receive(BATCH, &mut frames);
+            session.receive(BATCH, &mut self.fast_intake, &mut frames);
             let (broken, full) = (session.broken().is_some(), frames.len() == BATCH);
             fast.more = full;
             let now = self.clock.now();
@@ -229,6 +250,8 @@ impl Worker {
         if offload.is_accepted(accepted) {
             return match is_fast {
                 true => self.enqueue_fast(to, frame, offload),
+                // The ring would keep a chunk that is not its own.
+                false if self.is_fast(from) => self.depart(from, to, vlan, &frame.copied_out(), now),
                 false => self.depart(from, to, vlan, frame, now),
             };
         }

@@ -17,7 +17,8 @@ use std::os::fd::AsFd;
 use bytes::{Bytes, BytesMut};
 use rustix::net::{RecvFlags, recv};
 
-use crate::stream::{BadLength, wire_length};
+use crate::frame::Frame;
+use crate::stream::{BadLength, PREFIX, wire_length};
 
 /// The length of a chunk, in bytes: the longest frame and the longest read fit several times.
 const CHUNK: usize = 256 * 1024;
@@ -34,7 +35,7 @@ const AHEAD: usize = 8 * 1024;
 const PAGE: usize = 4096;
 
 /// The chunks of a switch.
-pub(super) struct Intake {
+pub(crate) struct Intake {
     /// What is left of the chunk that is read into: no bytes, and its room.
     open: BytesMut,
     /// How much of that chunk has been touched, in bytes.
@@ -47,28 +48,28 @@ pub(super) struct Intake {
 }
 
 /// What a read gave.
-pub(super) struct Intook {
+pub(crate) struct Intook {
     /// Bytes that were read; 0 at the stream's end.
-    pub(super) bytes: usize,
+    pub(crate) bytes: usize,
     /// Whole frames with their length prefixes.
-    pub(super) frames: Bytes,
+    pub(crate) frames: Bytes,
     /// What follows them is no frame.
-    pub(super) bad: Option<BadLength>,
+    pub(crate) bad: Option<BadLength>,
 }
 
 /// What was read of one port, and is not yet a frame.
 #[derive(Default)]
-pub(super) struct Rest(Vec<u8>);
+pub(crate) struct Rest(Vec<u8>);
 
 impl Rest {
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 }
 
 impl Intake {
     /// About so many bytes of frames are held for long.
-    pub(super) fn new(bytes: usize) -> Intake {
+    pub(crate) fn new(bytes: usize) -> Intake {
         Intake {
             open: BytesMut::with_capacity(CHUNK),
             touched: 0,
@@ -79,29 +80,41 @@ impl Intake {
     }
 
     /// Reads of a socket once, without waiting, at most `limit` bytes.
-    pub(super) fn read(&mut self, socket: impl AsFd, rest: &mut Rest, limit: usize) -> io::Result<Intook> {
+    pub(crate) fn read(&mut self, socket: impl AsFd, rest: &mut Rest, limit: usize) -> io::Result<Intook> {
         let limit = limit.min(MOST);
         let mut room = self.take(rest.len() + limit.min(LEAST));
         room.extend_from_slice(&rest.0);
-        let space = room.spare_capacity_mut();
-        let limit = limit.min(space.len());
-        let read =
-            recv(socket, &mut space[..limit], RecvFlags::DONTWAIT).map(|((filled, _), _)| filled.len());
-        let bytes = match read {
-            Ok(bytes) => bytes,
+        let limit = limit.min(room.capacity() - rest.len());
+        grow(&mut room, rest.len() + limit);
+        let bytes = match recv(socket, &mut room[rest.len()..], RecvFlags::DONTWAIT) {
+            Ok((bytes, _)) => bytes,
             Err(errno) => {
                 self.put_back(room);
                 return Err(errno.into());
             }
         };
-        // SAFETY: these bytes of the room's spare capacity were filled by the kernel, as `recv` says.
-        unsafe { room.set_len(rest.len() + bytes) };
+        room.truncate(rest.len() + bytes);
         let (whole, bad) = whole_frames(&room);
         let frames = if whole > 0 { room.split_to(whole).freeze() } else { Bytes::new() };
         rest.0.clear();
         rest.0.extend_from_slice(&room);
         self.put_back(room);
         Ok(Intook { bytes, frames, bad })
+    }
+
+    /// A frame of `length` bytes that `fill` writes.
+    pub(crate) fn frame<E>(
+        &mut self,
+        length: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+    ) -> Result<Frame, E> {
+        let mut room = self.take(PREFIX + length);
+        grow(&mut room, PREFIX + length);
+        room[..PREFIX].copy_from_slice(&(length as u32).to_be_bytes());
+        let filled = fill(&mut room[PREFIX..]);
+        let frame = filled.map(|()| Frame::chunked(room.split().freeze()));
+        self.put_back(room);
+        frame
     }
 
     /// Room for so many bytes.
@@ -124,7 +137,7 @@ impl Intake {
         let free = self.full.iter_mut().position(|end| end.try_reclaim(CHUNK));
         let free = free.and_then(|index| self.full.remove(index));
         self.touched = if free.is_some() { CHUNK } else { 0 };
-        self.open = free.unwrap_or_else(|| BytesMut::with_capacity(CHUNK));
+        self.open = free.unwrap_or_else(chunk);
         self.short = self.full.len() >= self.most;
         // Beyond what is to be held, a chunk's memory goes with its frames.
         if !self.short {
@@ -133,12 +146,12 @@ impl Intake {
     }
 
     /// Whether more chunks are held than there should be, since this was asked last.
-    pub(super) fn is_short(&mut self) -> bool {
+    pub(crate) fn is_short(&mut self) -> bool {
         std::mem::take(&mut self.short)
     }
 
     /// Has the memory ready that the next frames will need, a little at a time.
-    pub(super) fn prepare(&mut self) {
+    pub(crate) fn prepare(&mut self) {
         if self.open.capacity() < LEAST {
             self.turn();
         }
@@ -152,6 +165,20 @@ impl Intake {
             self.touched += PAGE;
         }
     }
+}
+
+/// A new chunk, without bytes. All of its memory is zeroes, which the kernel maps when they are touched.
+fn chunk() -> BytesMut {
+    let mut chunk = BytesMut::zeroed(CHUNK);
+    chunk.clear();
+    chunk
+}
+
+/// Makes a chunk's room this long. What is in it then are zeroes, or bytes of earlier frames.
+fn grow(room: &mut BytesMut, length: usize) {
+    assert!(length <= room.capacity(), "{length} bytes of {}", room.capacity());
+    // SAFETY: it is within the capacity, and all of a chunk was initialised when it was made.
+    unsafe { room.set_len(length) };
 }
 
 /// How many bytes at the beginning are whole frames, and what is wrong after them.
@@ -174,7 +201,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::frame::Frame;
 
     /// How many chunks there are, open or full.
     fn chunks(intake: &Intake) -> usize {

@@ -30,7 +30,7 @@ use rustix::io::ioctl_fionread;
 use tokio::sync::broadcast;
 
 use self::bundles::Bundles;
-use self::intake::Intake;
+pub(crate) use self::intake::Intake;
 pub(crate) use self::interface::{Nic, TapDevice};
 use self::lldp::Lldp;
 use self::packet::PACKET_BUFFER;
@@ -111,6 +111,7 @@ pub(crate) struct Worker {
     events: broadcast::Sender<Event>,
     queue_bytes: usize,
     intake: Intake,
+    fast_intake: Intake,
     copies: Vec<Egress>,
     shaper: Shaper,
     fates: Vec<Fate>,
@@ -146,6 +147,7 @@ impl Worker {
             events,
             queue_bytes,
             intake: Intake::new(ring_bytes + ring_bytes / 8 + 2 * queue_bytes),
+            fast_intake: Intake::new(2 * queue_bytes),
             copies: Vec::new(),
             shaper,
             fates: Vec::new(),
@@ -160,8 +162,8 @@ impl Worker {
     pub(crate) fn run(mut self, commands: &mpsc::Receiver<Command>, mut wake: UnixStream) -> io::Result<()> {
         let mut housekeeping = HOUSEKEEPING;
         while !self.stopping {
-            let until = self.shaper.next_due().map_or(housekeeping, |due| due.min(housekeeping));
-            let (woken, ready) = self.wait(&wake, until)?;
+            // Nothing is to be kept tidy while nothing happens.
+            let (woken, ready) = self.wait(&wake, self.shaper.next_due())?;
             self.release();
             if woken {
                 let awake = wake.read(&mut [0; 64]);
@@ -177,6 +179,10 @@ impl Worker {
                 match source {
                     Source::Listener(port) => self.accept(port),
                     Source::Uplink(source) => self.serve_uplink(source),
+                    Source::Ring(port, ring) => {
+                        self.kicked(port, ring);
+                        self.flush_above(EARLY_FLUSH);
+                    }
                     Source::Peer(port) => {
                         if read {
                             self.read(port, 1, share);
@@ -192,10 +198,12 @@ impl Worker {
             self.run_bundles();
             self.run_lldp();
             self.flush_above(0);
+            // What nobody waits for comes after the frames have left.
+            self.ring.settle();
             for capture in self.captures.values_mut() {
                 capture.submit();
             }
-            if self.intake.is_short() {
+            if self.intake.is_short() | self.fast_intake.is_short() {
                 self.copy_out();
             }
             self.intake.prepare();
@@ -457,6 +465,7 @@ impl Worker {
         self.run_bundles();
         self.run_lldp();
         self.flush_above(0);
+        self.ring.settle();
     }
 
     fn connection(&mut self, id: PortId) -> Option<&mut Connection> {

@@ -18,6 +18,8 @@ use crate::forwarder::PortId;
 pub(super) enum Source {
     Listener(PortId),
     Peer(PortId),
+    /// A guest's ring, by its kicks.
+    Ring(PortId, usize),
     Uplink(UplinkSource),
 }
 
@@ -29,18 +31,22 @@ pub(super) struct Ready {
 }
 
 impl Worker {
-    /// Waits until there is something to do, or until `until`.
-    pub(super) fn wait(&mut self, wake: &UnixStream, until: Duration) -> io::Result<(bool, Vec<Ready>)> {
+    /// Waits until there is something to do, or until `until`; as long as it takes if nothing is due.
+    pub(super) fn wait(
+        &mut self,
+        wake: &UnixStream,
+        until: Option<Duration>,
+    ) -> io::Result<(bool, Vec<Ready>)> {
         let now = self.clock.now();
         let dues = self.bundles.due.into_iter().chain(self.lldp_due()).chain(self.uplinks.due(now));
-        let mut until = dues.fold(until, Duration::min);
+        let mut until = dues.chain(until).min();
         let mut polled = Vec::with_capacity(1 + 2 * self.ports.len());
         let mut owners = Vec::with_capacity(2 * self.ports.len());
         polled.push(PollFd::new(wake.as_fd(), PollFlags::POLLIN));
         for (id, port) in &mut self.ports {
             port.muted_until = port.muted_until.filter(|muted| *muted > now);
             match port.muted_until {
-                Some(muted) => until = until.min(muted),
+                Some(muted) => until = Some(until.map_or(muted, |until| until.min(muted))),
                 None => {
                     if let Some(listener) = &port.listener {
                         polled.push(PollFd::new(listener.socket.as_fd(), PollFlags::POLLIN));
@@ -55,12 +61,16 @@ impl Worker {
                 owners.push(Source::Peer(*id));
             }
             if let Some(fast) = &port.fast {
-                for fd in fast.polled() {
+                if let Some(fd) = fast.socket() {
                     polled.push(PollFd::new(fd, PollFlags::POLLIN));
                     owners.push(Source::Peer(*id));
                 }
+                for (ring, fd) in fast.kicks() {
+                    polled.push(PollFd::new(fd, PollFlags::POLLIN));
+                    owners.push(Source::Ring(*id, ring));
+                }
                 if fast.has_more() {
-                    until = now;
+                    until = Some(now);
                 }
             }
         }
@@ -69,8 +79,8 @@ impl Worker {
             owners.push(Source::Uplink(source));
         }
         // In nanoseconds: whole milliseconds would be seen in what impairments delay.
-        let timeout = TimeSpec::from(until.saturating_sub(now));
-        match ppoll(&mut polled, Some(timeout), None) {
+        let timeout = until.map(|until| TimeSpec::from(until.saturating_sub(now)));
+        match ppoll(&mut polled, timeout, None) {
             Ok(_) => {}
             Err(Errno::EINTR) => return Ok((false, Vec::new())),
             Err(errno) => return Err(errno.into()),

@@ -98,6 +98,14 @@ pub(super) enum Request {
     Enable { ring: u32, enable: bool },
 }
 
+impl Request {
+    /// Whether it changes where a ring is or what it means. A guest's QEMU does so before it starts them.
+    pub(super) fn changes_rings(&self) -> bool {
+        use Request::{SetAddresses, SetBase, SetFeatures, SetMemory, SetSize};
+        matches!(self, SetFeatures(_) | SetMemory(_) | SetSize { .. } | SetAddresses { .. } | SetBase { .. })
+    }
+}
+
 impl Header {
     pub(super) fn parse(bytes: &[u8; HEADER]) -> Result<Header, Nonsense> {
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);

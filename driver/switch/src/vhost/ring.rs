@@ -15,8 +15,8 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use crate::counters::DropReason;
 use crate::frame::{Frame, MAX_FRAME, MIN_FRAME};
+use crate::io::Intake;
 use crate::offload::{self, Offload};
-use crate::stream::PREFIX;
 
 /// The most buffers that a ring can have: what QEMU gives at most.
 const MOST_BUFFERS: u16 = 1024;
@@ -118,10 +118,13 @@ impl Ring {
         self.queue.enable_notification(memory).map(drop).map_err(|e| e.to_string())
     }
 
-    /// Forgets the guest's kicks so far: its buffers are looked at anyway.
+    /// Forgets the guest's kicks so far: its buffers are looked at anyway. One read takes all of them from an eventfd;
+    /// a front end can give any other file, which may never be read to its end.
     pub(super) fn drain_kicks(&mut self) {
-        let mut count = [0; 8];
-        while self.kick.as_mut().is_some_and(|kick| matches!(kick.read(&mut count), Ok(1..))) {}
+        if let Some(kick) = &mut self.kick {
+            // Nothing to read is fine.
+            let _ = kick.read(&mut [0; 8]);
+        }
     }
 
     /// Takes at most `most` frames that the guest sends. Fewer mean that there are no more, and that the next one will
@@ -131,6 +134,7 @@ impl Ring {
         memory: &GuestMemoryMmap,
         layout: Layout,
         most: usize,
+        intake: &mut Intake,
         frames: &mut Vec<Received>,
     ) -> Result<(), Broken> {
         let mut done = Vec::new();
@@ -142,7 +146,8 @@ impl Ring {
                 break;
             };
             let reader = chain.reader::<()>(memory);
-            frames.push(reader.map_err(|_| DropReason::BadDescriptor).and_then(|r| read(r, layout.header)));
+            let reader = reader.map_err(|_| DropReason::BadDescriptor);
+            frames.push(reader.and_then(|reader| read(reader, layout.header, intake)));
             done.push((head, 0));
         }
         self.give_back(memory, &done)
@@ -258,7 +263,7 @@ impl Ring {
 }
 
 /// Copies one frame out of the guest's memory.
-fn read(mut buffer: Reader<'_>, header: usize) -> Received {
+fn read(mut buffer: Reader<'_>, header: usize, intake: &mut Intake) -> Received {
     let length = buffer.available_bytes().checked_sub(header).ok_or(DropReason::BadDescriptor)?;
     if length < MIN_FRAME {
         return Err(DropReason::Malformed);
@@ -267,12 +272,9 @@ fn read(mut buffer: Reader<'_>, header: usize) -> Received {
         return Err(DropReason::TooLong);
     }
     let mut before = [0; offload::HEADER];
-    let mut wire = vec![0; PREFIX + length];
-    wire[..PREFIX].copy_from_slice(&(length as u32).to_be_bytes());
-    let copied =
-        buffer.read_exact(&mut before[..header]).and_then(|()| buffer.read_exact(&mut wire[PREFIX..]));
-    copied.map_err(|_| DropReason::BadDescriptor)?;
-    let frame = Frame::from_shared(wire.into());
+    buffer.read_exact(&mut before[..header]).map_err(|_| DropReason::BadDescriptor)?;
+    let frame = intake.frame(length, |bytes| buffer.read_exact(bytes));
+    let frame = frame.map_err(|_| DropReason::BadDescriptor)?;
     let offload = Offload::parse(&before[..header], &frame).map_err(|_| DropReason::BadOffload)?;
     Ok((frame, offload))
 }

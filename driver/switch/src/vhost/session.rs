@@ -18,6 +18,7 @@ use super::message::{HEADER, Header, MOST_REGIONS, Request};
 use super::ring::{Layout, Received, Ring};
 use crate::counters::DropReason;
 use crate::frame::Frame;
+use crate::io::Intake;
 use crate::offload::{self, Accepted, Offload};
 
 /// The ring that the guest receives from (virtio 1.3, 5.1.2).
@@ -89,10 +90,15 @@ impl Session {
         })
     }
 
-    /// What to poll: the connection, and the files of the guest's kicks.
-    pub(crate) fn polled(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let kicks = self.rings.iter().filter_map(|ring| ring.kick().map(AsFd::as_fd));
-        std::iter::once(self.socket.as_fd()).chain(kicks)
+    /// What to poll: the connection.
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// What to poll besides: the files of the guest's kicks, with the ring of each.
+    pub(crate) fn kicks(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>)> {
+        let kicks = self.rings.iter().map(|ring| ring.kick().map(AsFd::as_fd));
+        kicks.enumerate().filter_map(|(ring, kick)| Some((ring, kick?)))
     }
 
     /// Whether frames can pass: the guest's driver has started, and both rings are sound.
@@ -186,6 +192,10 @@ impl Session {
 
     fn answer(&mut self, header: Header, request: Request) -> Result<(), String> {
         let fds = std::mem::take(&mut self.fds);
+        if request.changes_rings() {
+            // They are looked at anew, even while they run: what was true of the old ones need not be of these.
+            self.prepared = false;
+        }
         match request {
             Request::GetFeatures => return self.reply(header, &OFFERED.to_le_bytes()),
             Request::GetProtocolFeatures => return self.reply(header, &REPLY_ACK.to_le_bytes()),
@@ -265,18 +275,23 @@ impl Session {
         self.socket.write_all(&header.reply(body)).map_err(|e| e.to_string())
     }
 
-    /// Forgets the guest's kicks so far.
-    pub(crate) fn drain_kicks(&mut self) {
-        self.rings.iter_mut().for_each(Ring::drain_kicks);
+    /// Forgets the guest's kicks of this ring so far, or of both.
+    pub(crate) fn drain_kicks(&mut self, ring: Option<usize>) {
+        let chosen = |index: usize| ring.is_none_or(|ring| ring == index);
+        self.rings
+            .iter_mut()
+            .enumerate()
+            .filter(|(index, _)| chosen(*index))
+            .for_each(|(_, r)| r.drain_kicks());
     }
 
     /// Takes at most `most` frames that the guest sends; fewer mean that there are no more for now.
-    pub(crate) fn receive(&mut self, most: usize, frames: &mut Vec<Received>) {
+    pub(crate) fn receive(&mut self, most: usize, intake: &mut Intake, frames: &mut Vec<Received>) {
         let layout = self.layout();
         let Some(memory) = self.memory.as_ref().filter(|_| self.prepared && self.broken.is_none()) else {
             return;
         };
-        self.broken = self.rings[FROM_GUEST].receive(&memory.map, layout, most, frames).err();
+        self.broken = self.rings[FROM_GUEST].receive(&memory.map, layout, most, intake, frames).err();
     }
 
     /// Writes frames into the guest's buffers, in order: what became of each. Fewer answers than frames mean that the

@@ -96,22 +96,27 @@ impl Guest {
     /// Starts a ring where the driver is.
     pub(crate) fn set_up(&mut self, index: usize) {
         let base = if index == 0 { self.posted_and_used() } else { self.sent };
+        self.frontend.set_vring_num(index, SIZE).unwrap();
+        self.frontend.set_vring_base(index, base).unwrap();
+        self.place(index, ring(index) + USED);
+        self.frontend.set_vring_kick(index, &self.kick[index]).unwrap();
+        self.frontend.set_vring_call(index, &self.call[index]).unwrap();
+        self.frontend.set_vring_enable(index, true).unwrap();
+    }
+
+    /// Says where a ring is, its used part at an address of its own.
+    pub(crate) fn place(&self, index: usize, used: u64) {
         let at = FRONT_END + ring(index);
         let config = VringConfigData {
             queue_max_size: SIZE,
             queue_size: SIZE,
             flags: 0,
             desc_table_addr: at,
-            used_ring_addr: at + USED,
+            used_ring_addr: FRONT_END + used,
             avail_ring_addr: at + AVAILABLE,
             log_addr: None,
         };
-        self.frontend.set_vring_num(index, SIZE).unwrap();
-        self.frontend.set_vring_base(index, base).unwrap();
         self.frontend.set_vring_addr(index, &config).unwrap();
-        self.frontend.set_vring_kick(index, &self.kick[index]).unwrap();
-        self.frontend.set_vring_call(index, &self.call[index]).unwrap();
-        self.frontend.set_vring_enable(index, true).unwrap();
     }
 
     fn posted_and_used(&self) -> u16 {
