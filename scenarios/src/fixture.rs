@@ -46,7 +46,14 @@ pub(crate) async fn launch(
     if unfit.is_some() || !t.settings().checkpoints {
         return cold(t, plan, form).await;
     }
-    let store = Store::open(Store::default_root())?;
+    let store = match Store::open(Store::default_root()) {
+        // A cache that can't be written: a full disk, a home that is read-only.
+        Err(why @ CheckpointError::File(_)) => {
+            tell_unsaved(t, fixture, &why);
+            return cold(t, plan, form).await;
+        }
+        opened => opened?,
+    };
     let key = key(plan, fixture)?;
     if let Some(launched) = restore(t, plan, &store, &key).await? {
         return Ok(launched);
