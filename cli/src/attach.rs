@@ -77,7 +77,9 @@ fn served(connection: &Connection) -> anyhow::Result<()> {
     match &connection.answer {
         Answer::Ok => Ok(()),
         Answer::Error { message } => bail!("{message}"),
-        Answer::Machines { .. } | Answer::Switch { .. } => bail!("the lab gave an answer to something else"),
+        Answer::Machines { .. } | Answer::Switch { .. } | Answer::Frames { .. } => {
+            bail!("the lab gave an answer to something else")
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod drawing;
 mod image;
 mod import;
 mod outcome;
+mod pcap;
 mod profile;
 mod runs;
 mod switch;
@@ -49,6 +50,8 @@ enum Area {
     Ps,
     /// The switch of a running lab: ports, bundles, addresses, faults, leases
     Switch(switch::Command),
+    /// The latest frames of the switch of a running lab, as pcapng
+    Pcap(pcap::Command),
     /// A shell in a machine of a running lab
     Shell(attach::Shell),
     /// The serial console of a machine of a running lab
@@ -70,6 +73,7 @@ fn dispatch(area: Area) -> anyhow::Result<()> {
         Area::Doctor => doctor::run(),
         Area::Ps => runs::ps(),
         Area::Switch(command) => switch::run(&command),
+        Area::Pcap(command) => pcap::run(command),
         Area::Shell(command) => attach::shell(command),
         Area::Console(target) => attach::console(&target),
         Area::Qmp(target) => attach::qmp(&target),

@@ -123,7 +123,9 @@ fn machines(run: &RunInfo) -> anyhow::Result<Vec<MachineState>> {
         Ok(connection) => match connection.answer {
             Answer::Machines { machines } => Ok(machines),
             Answer::Error { message } => bail!("{}: {message}", run.run),
-            Answer::Ok | Answer::Switch { .. } => bail!("{}: not an answer to what was asked", run.run),
+            Answer::Ok | Answer::Switch { .. } | Answer::Frames { .. } => {
+                bail!("{}: not an answer to what was asked", run.run)
+            }
         },
         Err(_) => Ok(Vec::new()),
     }

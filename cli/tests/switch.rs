@@ -1,94 +1,14 @@
 //! `rackless switch` as a user meets it, of a lab without machines. No QEMU runs.
 
-use std::process::{Command, Output};
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+mod lab;
 
-use driver::qemu::{Accel, Qemu, Version};
-use driver::spec::LabSpec;
-use driver::{Lab, LabOptions, Unsupervised};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use lab::{LIMIT, Running, fails, rackless, succeeds, vlan};
 use pretty_assertions::assert_eq;
 use process::RunDir;
 use services::{DhcpScope, Host, HostOptions};
-use switch::{
-    BundleConfig, Channel, ImpairTarget, Impairment, LacpMode, PartitionSpec, PortConfig, PortId, PortMode,
-    Switch, VlanId,
-};
-use tempfile::TempDir;
-
-const LIMIT: Duration = Duration::from_secs(60);
-
-/// A lab in this process, on a runtime of its own; `rackless` finds it as it finds any other.
-struct Running {
-    runtime: tokio::runtime::Runtime,
-    artifacts: TempDir,
-    lab: Lab,
-    run: String,
-}
-
-impl Running {
-    fn start() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let run = format!("switch-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let artifacts = tempfile::tempdir().unwrap();
-        let options = LabOptions {
-            qemu: Qemu {
-                program: "/nonexistent/qemu".into(),
-                version: Version { major: 7, minor: 2, micro: 0 },
-            },
-            accel: Accel::Tcg,
-            run: RunDir::create(&run).unwrap(),
-            artifacts: artifacts.path().to_owned(),
-            supervisor: Unsupervised::until(LIMIT),
-            seed: 7,
-            checkpoints: false,
-        };
-        let spec = LabSpec { name: "rack".into(), machines: Vec::new() };
-        let runtime = tokio::runtime::Runtime::new().unwrap();
-        let lab = runtime.block_on(Lab::create(spec, options)).unwrap();
-        // What it says by itself would be counted.
-        lab.switch().set_lldp(None).unwrap();
-        Self { runtime, artifacts, lab, run }
-    }
-
-    fn switch(&self) -> &Switch {
-        self.lab.switch()
-    }
-
-    fn port(&self, name: &str) -> (PortId, Channel) {
-        let mode = PortMode::Access { vlan: vlan() };
-        let port = self.switch().add_port(PortConfig::new(name, mode)).unwrap();
-        (port, self.switch().attach_channel(port).unwrap())
-    }
-
-    fn end(self) {
-        self.runtime.block_on(self.lab.teardown()).unwrap();
-        drop(self.lab);
-        drop(self.artifacts);
-    }
-}
-
-fn vlan() -> VlanId {
-    VlanId::new(100).unwrap()
-}
-
-#[expect(clippy::disallowed_methods, reason = "a command that ends at once and starts nothing")]
-fn rackless(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_rackless")).arg("switch").args(args).output().unwrap()
-}
-
-fn succeeds(args: &[&str]) -> String {
-    let output = rackless(args);
-    let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{args:?} failed: {stderr}");
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn fails(args: &[&str]) -> (Option<i32>, String) {
-    let output = rackless(args);
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), "", "{args:?}");
-    (output.status.code(), String::from_utf8(output.stderr).unwrap())
-}
+use switch::{BundleConfig, ImpairTarget, Impairment, LacpMode, PartitionSpec, PortMode};
 
 /// The lines of a text as words, so that widths of columns don't matter.
 fn words(text: &str) -> Vec<String> {
@@ -118,7 +38,7 @@ fn what_the_switch_does_is_shown_and_the_same_is_in_the_json() {
     sw.partition(PartitionSpec::between([a], [b]).one_way().on_vlans(vlan())).unwrap();
     sw.impair(ImpairTarget::Pair { from: a, to: b }, Impairment::new().loss(0.5)).unwrap();
 
-    let shown = succeeds(&["--run", &running.run]);
+    let shown = succeeds(&["switch", "--run", &running.run]);
     let lines = words(&shown);
     for expected in [
         "PORT LINK MODE RX BYTES TX BYTES DROPPED WAITING",
@@ -140,7 +60,7 @@ fn what_the_switch_does_is_shown_and_the_same_is_in_the_json() {
     assert_eq!(lines[0], heading);
 
     let json: serde_json::Value =
-        serde_json::from_str(&succeeds(&["--json", "--run", &running.run])).unwrap();
+        serde_json::from_str(&succeeds(&["switch", "--json", "--run", &running.run])).unwrap();
     assert_eq!(json["lab"], "rack");
     assert_eq!(json["switch"]["ports"][0]["name"], "server-1/eth1");
     assert_eq!(json["switch"]["ports"][0]["counters"]["rx"]["dropped"]["tagged_on_access"], 1);
@@ -148,7 +68,7 @@ fn what_the_switch_does_is_shown_and_the_same_is_in_the_json() {
     assert_eq!(json["switch"]["fdb"][0]["mac"], "52:54:00:00:00:01");
     assert_eq!(json["switch"]["services"][0]["state"]["leases"], serde_json::json!([]));
 
-    let svg = succeeds(&["--svg", "-", "--run", &running.run]);
+    let svg = succeeds(&["switch", "--svg", "-", "--run", &running.run]);
     for expected in [
         ">rack</text>",
         ">server-1/eth1</text>",
@@ -167,19 +87,19 @@ fn what_the_switch_does_is_shown_and_the_same_is_in_the_json() {
 
 #[test]
 fn a_lab_that_is_not_there_is_told() {
-    let (code, told) = fails(&["--run", "nowhere"]);
+    let (code, told) = fails(&["switch", "--run", "nowhere"]);
     assert_eq!(code, Some(2));
     assert!(told.starts_with(r#"rackless: no run "nowhere"; "#), "{told}");
 
     let name = format!("switch-{}-bare", std::process::id());
     let bare = RunDir::create(&name).unwrap();
-    let (code, told) = fails(&["--run", &name]);
+    let (code, told) = fails(&["switch", "--run", &name]);
     assert_eq!(code, Some(1));
     assert!(told.starts_with(&format!("rackless: the run {name} has no lab now: ")), "{told}");
     drop(bare);
 
     let (first, second) = (Running::start(), Running::start());
-    let (code, told) = fails(&[]);
+    let (code, told) = fails(&["switch"]);
     assert_eq!(code, Some(2));
     assert!(told.starts_with("rackless: several labs are running: choose with --run; there are "), "{told}");
     assert!(told.contains(&first.run) && told.contains(&second.run), "{told}");
@@ -191,7 +111,8 @@ fn a_lab_that_is_not_there_is_told() {
 fn watching_ends_with_the_lab() {
     let running = Running::start();
     let name = running.run.clone();
-    let watching = std::thread::spawn(move || rackless(&["--json", "--watch", "0.1", "--run", &name]));
+    let watching =
+        std::thread::spawn(move || rackless(&["switch", "--json", "--watch", "0.1", "--run", &name]));
     // As soon as it has been asked twice, it watches.
     let sw = running.switch().clone();
     let (port, _peer) = running.port("server-1/eth1");

@@ -10,6 +10,7 @@ use futures::stream::FuturesUnordered;
 use process::{Child, RunDir};
 use switch::{BundleConfig, LacpMode, LldpConfig, PortConfig, PortId, Switch, SwitchOptions};
 
+use crate::capture::Captures;
 use crate::checkpoint::Checkpoint;
 use crate::death::Died;
 use crate::machine::Machine;
@@ -38,6 +39,8 @@ pub struct LabOptions {
     /// Whether guests' memory lies where a checkpoint takes it from in a moment, and where restored labs share it.
     /// A lab without this can be saved as well, in more time and space.
     pub checkpoints: bool,
+    /// What is left of the frames that crossed.
+    pub captures: Captures,
 }
 
 /// What the machines of a lab share.
@@ -53,6 +56,7 @@ pub(crate) struct Context {
     pub(crate) seed: u64,
     /// See [`LabOptions::checkpoints`].
     pub(crate) checkpoints: bool,
+    pub(crate) captures: Captures,
     run: RunDir,
 }
 
@@ -117,7 +121,7 @@ impl Lab {
         from: Option<&Checkpoint>,
     ) -> Result<Self, Error> {
         check(&spec)?;
-        let LabOptions { qemu, accel, run, artifacts, supervisor, seed, checkpoints } = options;
+        let LabOptions { qemu, accel, run, artifacts, supervisor, seed, checkpoints, captures } = options;
         let firmware = match spec.machines.iter().any(|m| m.boot == Boot::Firmware) {
             true => Some(Firmware::find()?),
             false => None,
@@ -129,7 +133,7 @@ impl Lab {
         run.own(&scratch).map_err(|source| Error::Run { source })?;
         let switch = Switch::start(SwitchOptions { seed, ..SwitchOptions::new(&spec.name, run.path()) })?;
         switch.set_lldp(Some(LldpConfig::new()))?;
-        switch.capture_to(&net.join(format!("{}.pcapng", spec.name)), &switch::FrameFilter::new())?;
+        captures.begin(&switch, &net)?;
         let context = Arc::new(Context {
             qemu,
             accel,
@@ -140,6 +144,7 @@ impl Lab {
             switch,
             seed,
             checkpoints,
+            captures,
             run,
         });
         let mut machines = Vec::new();
@@ -248,7 +253,8 @@ impl Lab {
     /// Gathers what can be gathered after a failure, from all machines at once and from the switch.
     pub async fn diagnose(&self) {
         let all = self.inner.machines.iter().map(Machine::diagnose);
-        futures::future::join_all(all).await;
+        // The frames at once: what the switch holds is replaced by what crosses meanwhile.
+        tokio::join!(self.keep_frames(), futures::future::join_all(all));
         self.keep_ports();
     }
 
@@ -277,8 +283,9 @@ impl Lab {
             .filter(|m| m.is_running())
             .filter_map(|m| Some(format!("QEMU of {} (pid {})", m.name(), m.qemu_pid()?)))
             .collect();
-        if let Err(error) = self.switch().stop() {
-            lingering.push(format!("the switch: {error}"));
+        match self.switch().stop() {
+            Ok(captured) => self.tell_captured(&captured),
+            Err(error) => lingering.push(format!("the switch: {error}")),
         }
         if let Err(error) = fs_err::remove_dir_all(&self.inner.context.scratch) {
             lingering.push(error.to_string());

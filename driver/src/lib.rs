@@ -23,6 +23,7 @@ mod supervisor;
 mod uplink;
 mod vsock_way;
 
+pub use capture::Captures;
 pub use death::{Cause, Died};
 pub use error::{Error, Kind};
 pub use fault::Fault;

@@ -9,7 +9,7 @@ use serde_json::Value;
 #[derive(Debug, Clone)]
 pub struct Event {
     /// The kind, a stable lower-case word: `stage`, `command`, `fault`, `death`, `power`, `note`,
-    /// `uplink`.
+    /// `uplink`, `capture`.
     pub kind: &'static str,
     /// The machine that it happened to, if it was one.
     pub machine: Option<String>,

@@ -10,15 +10,19 @@ use std::time::Duration;
 use driver::control::{Answer, Request, connect};
 use driver::qemu::{Accel, Qemu, Version};
 use driver::spec::LabSpec;
-use driver::{Error, Kind, Lab, LabOptions, Unsupervised, poll_until};
+use driver::{Captures, Error, Kind, Lab, LabOptions, Unsupervised, poll_until};
 use process::RunDir;
-use switch::{FrameFilter, ImpairTarget, Impairment, PartitionSpec, PortConfig, PortMode, VlanId};
+use switch::{Channel, FrameFilter, ImpairTarget, Impairment, PartitionSpec, PortConfig, PortMode, VlanId};
 
 const LIMIT: Duration = Duration::from_secs(30);
 /// The longest request in bytes.
 const MAX_LINE: usize = 64 * 1024;
 
 async fn empty_lab(artifacts: &Path) -> Lab {
+    lab_with(artifacts, Captures::Ring).await
+}
+
+async fn lab_with(artifacts: &Path, captures: Captures) -> Lab {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let run = format!("control-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let options = LabOptions {
@@ -29,9 +33,25 @@ async fn empty_lab(artifacts: &Path) -> Lab {
         supervisor: Unsupervised::until(LIMIT),
         seed: 0,
         checkpoints: false,
+        captures,
     };
     let spec = LabSpec { name: "empty".into(), machines: Vec::new() };
     Lab::create(spec, options).await.expect("a lab")
+}
+
+/// A frame to all of a VLAN.
+const HELLO: &[u8] = b"\xff\xff\xff\xff\xff\xff\x52\x54\x00\x00\x00\x01\x88\xb5hello";
+
+fn access() -> PortMode {
+    PortMode::Access { vlan: VlanId::new(1).expect("a VLAN id") }
+}
+
+/// Two ports of one VLAN, `a/eth1` and `b/eth1`.
+fn ports(lab: &Lab) -> [Channel; 2] {
+    ["a/eth1", "b/eth1"].map(|name| {
+        let id = lab.switch().add_port(PortConfig::new(name, access())).expect("a port");
+        lab.switch().attach_channel(id).expect("a channel")
+    })
 }
 
 /// Asks as a command-line tool does: blocking, from a thread of its own.
@@ -69,18 +89,14 @@ fn message(answer: Answer) -> String {
 async fn a_step_is_judged_by_what_crossed_and_a_port_has_a_file_of_its_own() {
     let artifacts = tempfile::tempdir().expect("a folder");
     let lab = empty_lab(artifacts.path()).await;
-    let mode = PortMode::Access { vlan: VlanId::new(1).expect("a VLAN id") };
-    let ports = ["a/eth1", "b/eth1"].map(|name| {
-        let id = lab.switch().add_port(PortConfig::new(name, mode.clone())).expect("a port");
-        lab.switch().attach_channel(id).expect("a channel")
-    });
+    let ports = ports(&lab);
     let error = lab.capture(FrameFilter::new().port("c/eth1")).expect_err("no such port");
     assert!(matches!(&error, Error::Switch { .. }) && error.to_string().contains("c/eth1"), "{error}");
     assert!(lab.capture_port("c/eth1").is_err());
     let file = lab.capture_port("b/eth1").expect("a file");
     let capture = lab.capture(FrameFilter::new().port("b/eth1")).expect("a capture");
     let [mut a, _b] = ports;
-    a.send(b"\xff\xff\xff\xff\xff\xff\x52\x54\x00\x00\x00\x01\x88\xb5hello").expect("sent");
+    a.send(HELLO).expect("sent");
     let crossed = capture.finish().expect("what crossed");
     assert_eq!(crossed.count(|frame| frame.bytes.ends_with(b"hello")).expect("a count"), 1);
     let wrong = crossed.assert_none("nothing reaches b", |_| true).expect_err("it does");
@@ -90,6 +106,50 @@ async fn a_step_is_judged_by_what_crossed_and_a_port_has_a_file_of_its_own() {
     let written = std::fs::read(&file).expect("the file is kept");
     assert!(written.windows(5).any(|bytes| bytes == b"hello"), "the frame is in it");
     assert!(!artifacts.path().join("net/c.eth1.pcapng").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_latest_frames_are_left_after_a_failure_and_all_of_them_when_asked() {
+    let says_hello = |file: &Path| {
+        let bytes = std::fs::read(file).ok()?;
+        Some(bytes.windows(5).any(|bytes| bytes == b"hello"))
+    };
+    // What there is after the teardown: of the switch, of the port that sends, of the one that gets it, of a quiet one.
+    let left = async |captures, fails: bool| {
+        let artifacts = tempfile::tempdir().expect("a folder");
+        let lab = lab_with(artifacts.path(), captures).await;
+        let [mut a, _b] = ports(&lab);
+        lab.switch().add_port(PortConfig::new("c/eth1", access())).expect("a port");
+        a.send(HELLO).expect("sent");
+        if fails {
+            lab.diagnose().await;
+        }
+        lab.teardown().await.expect("a clean end");
+        ["empty", "a.eth1", "b.eth1", "c.eth1"]
+            .map(|file| says_hello(&artifacts.path().join(format!("net/{file}.pcapng"))))
+    };
+    let (there, quiet) = (Some(true), Some(false));
+    assert_eq!(left(Captures::Ring, true).await, [there, there, there, quiet]);
+    assert_eq!(left(Captures::Ring, false).await, [None; 4]);
+    assert_eq!(left(Captures::Whole, false).await, [there, None, None, None]);
+    assert_eq!(left(Captures::Whole, true).await, [there, None, None, None]);
+    assert_eq!(left(Captures::Off, true).await, [None; 4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_test_captured_itself_is_not_replaced_by_what_the_ring_has() {
+    let artifacts = tempfile::tempdir().expect("a folder");
+    let lab = empty_lab(artifacts.path()).await;
+    let [mut a, _b] = ports(&lab);
+    a.send(HELLO).expect("sent");
+    lab.switch().recent_frames(&FrameFilter::new()).expect("what crossed");
+    // After that: the file that the test wants does not have it, and the ring does.
+    let file = lab.capture_port("b/eth1").expect("a file");
+    lab.diagnose().await;
+    lab.teardown().await.expect("a clean end");
+    let written = std::fs::read(&file).expect("the file is kept");
+    assert!(!written.windows(5).any(|bytes| bytes == b"hello"), "the ring's frames are in the test's file");
+    assert!(artifacts.path().join("net/a.eth1.pcapng").exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,7 +172,10 @@ async fn the_control_socket_answers_and_nothing_is_left_after_the_teardown() {
     lab.teardown().await.expect("a clean end");
     assert!(!artifacts.path().join("scratch").exists(), "the scratch folder is left");
     assert!(artifacts.path().join("net/ports.json").exists(), "the ports' state is kept");
-    assert!(artifacts.path().join("net/empty.pcapng").exists(), "the capture is kept");
+    assert!(
+        !artifacts.path().join("net/empty.pcapng").exists(),
+        "nothing failed, and nobody wanted the frames"
+    );
     let refused = connect(&run, &Request::Machines).expect_err("nobody serves a lab that was torn down");
     drop(lab);
     // A served connection holds the lab until its task has ended.

@@ -69,6 +69,7 @@ impl Bench {
             supervisor: notes.clone(),
             seed: SEED,
             checkpoints: false,
+            captures: driver::Captures::Ring,
         };
         let machines = ["server-1", "server-2"].map(|name| machine(name, &image)).into();
         let lab = Lab::create(LabSpec { name: "lab".into(), machines }, options).await.expect("a lab");

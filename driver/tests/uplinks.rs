@@ -40,6 +40,7 @@ async fn lab(name: &str) -> (Lab, Arc<Notes>, tempfile::TempDir) {
         supervisor: notes.clone(),
         seed: 0,
         checkpoints: false,
+        captures: driver::Captures::Ring,
     };
     let spec = LabSpec { name: name.into(), machines: Vec::new() };
     let lab = Lab::create(spec, options).await.expect("a lab");

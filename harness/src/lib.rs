@@ -73,7 +73,7 @@ pub use error::Error;
 pub use events::{Event, Events};
 pub use options::Options;
 pub use result::{Cause, Failure, SCHEMA, Started, StepOutcome, StepRecord, TeardownRecord, TestResult};
-pub use settings::{Keep, Settings};
+pub use settings::{Capture, Keep, Settings};
 pub use subject::{Subject, SubjectId};
 pub use suite::{Suite, suite};
 pub use testbed::{Scope, Testbed};

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser};
+use clap::{Args, Parser, ValueEnum};
 use libtest_mimic::Arguments;
 
 /// When machines are kept after a test's end, so that someone can look at them.
@@ -18,6 +18,17 @@ pub enum Keep {
     Failure,
     /// After every test.
     Always,
+}
+
+/// What is left of the frames that cross the networks of a test's machines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Capture {
+    /// Nothing.
+    Off,
+    /// The latest of them, when the test failed.
+    Ring,
+    /// All of them, after every test.
+    Whole,
 }
 
 /// Everything a run can be told.
@@ -51,6 +62,11 @@ pub struct Settings {
         value_parser = keep
     )]
     pub keep_vms: Keep,
+
+    /// Which frames of a test's networks are left among its artefacts: the latest after a failure, all, or none
+    /// [default: the test's choice, else ring]
+    #[arg(long, env = "RACKLESS_CAPTURE", value_name = "ring|whole|off", hide_possible_values = true)]
+    pub capture: Option<Capture>,
 
     /// Use this disk for the image NAME (or set RACKLESS_IMAGE_NAME, in capitals); may be given several times
     #[arg(long = "image", value_name = "NAME=PATH", value_parser = image)]
@@ -234,6 +250,8 @@ mod tests {
         assert_eq!(line.libtest.filter.as_deref(), Some("forms"));
         assert_eq!(line.settings.keep_vms, Keep::Failure);
         assert!(line.settings.checkpoints && !read(&["--checkpoints=off"]).unwrap().settings.checkpoints);
+        assert_eq!(line.settings.capture, None, "the test may choose");
+        assert_eq!(read(&["--capture=whole"]).expect("a known flag").settings.capture, Some(Capture::Whole));
         assert_eq!(line.settings.image("server"), Some("b=c.wic".into()), "the last one counts");
         assert_eq!(line.settings.deadline, Some(Duration::from_secs(90)));
     }
@@ -248,6 +266,7 @@ mod tests {
             &["--deadline", "-5s"],
             &["--memory", "6T"],
             &["--seed", "0xg"],
+            &["--capture", "all"],
             &["--no-such-flag"],
         ] {
             assert!(read(wrong).is_err(), "{wrong:?}");

@@ -43,6 +43,7 @@ impl Cluster {
             copies: 0,
             checkpoints: false,
             data_disks: Vec::new(),
+            whole_capture: false,
             boot: BootMode::default(),
         }
     }
@@ -183,6 +184,7 @@ pub struct ClusterBuilder {
     copies: u32,
     checkpoints: bool,
     data_disks: Vec<(String, u32)>,
+    whole_capture: bool,
     boot: BootMode,
 }
 
@@ -208,6 +210,12 @@ impl ClusterBuilder {
     /// Gives each machine an empty disk of `mib` MiB besides its system disk: [`Rack::data_disk`].
     pub fn data_disk(mut self, name: &str, mib: u32) -> Self {
         self.data_disks.push((name.to_owned(), mib));
+        self
+    }
+
+    /// Leaves all frames that cross among the artefacts, as [`Rack::whole_capture`].
+    pub fn whole_capture(mut self) -> Self {
+        self.whole_capture = true;
         self
     }
 
@@ -291,6 +299,7 @@ impl ClusterBuilder {
         let rack = self.data_disks.iter().fold(rack, |rack, (name, mib)| rack.data_disk(name, *mib));
         let rack = if self.checkpoints { rack.checkpoints() } else { rack };
         let rack = if self.copies > 0 { rack.copies(self.copies) } else { rack };
+        let rack = if self.whole_capture { rack.whole_capture() } else { rack };
         Ok(Making { plan: Arc::new(rack.plan(t).await?), profile: self.profile, servers })
     }
 

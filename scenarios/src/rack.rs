@@ -10,8 +10,8 @@ use driver::spec::{
     AgentSpec, Boot, BundleSpec, Channel, DataDisk, DiskBus, DiskSpec, GuestFile, LabSpec, MachineSpec,
     NicBackend, NicSpec,
 };
-use driver::{Lab, LabOptions};
-use harness::Testbed;
+use driver::{Captures, Lab, LabOptions};
+use harness::{Capture, Testbed};
 use images::injection::{self, CREDENTIALS_SINCE, Injection};
 use images::{Image, WayIn};
 use profiles::Profile;
@@ -62,6 +62,7 @@ pub struct Rack {
     vcpus: u32,
     checkpoints: bool,
     copies: u32,
+    captures: Captures,
     backend: NicBackend,
     data_disks: Vec<DataDisk>,
     edit: Vec<Edit>,
@@ -74,6 +75,7 @@ pub(crate) struct Plan {
     pub(crate) accel: Accel,
     profile: Profile,
     checkpoints: bool,
+    captures: Captures,
     /// How many copies of the lab the host has room for besides itself.
     pub(crate) copies: u32,
 }
@@ -127,6 +129,7 @@ impl Plan {
             supervisor: Arc::new(TestSupervisor::new(t, machines, copy)),
             seed: t.seed(),
             checkpoints: self.checkpoints,
+            captures: self.captures,
         })
     }
 }
@@ -139,6 +142,16 @@ fn name_vlans(profile: &Profile, lab: &Lab) -> anyhow::Result<()> {
     };
     let vlan_names = profile.networks().iter().map(name).collect::<anyhow::Result<_>>()?;
     Ok(lab.switch().set_lldp(Some(LldpConfig { vlan_names, ..LldpConfig::new() }))?)
+}
+
+/// What the command line asks for goes before what the test asks for.
+fn captures(asked: Option<Capture>, of_test: Captures) -> Captures {
+    match asked {
+        Some(Capture::Off) => Captures::Off,
+        Some(Capture::Ring) => Captures::Ring,
+        Some(Capture::Whole) => Captures::Whole,
+        None => of_test,
+    }
 }
 
 type Edit = Box<dyn Fn(&mut LabSpec) + Send + Sync>;
@@ -159,6 +172,7 @@ impl Rack {
             vcpus: 1,
             checkpoints: false,
             copies: 0,
+            captures: Captures::default(),
             backend: NicBackend::default(),
             data_disks: Vec::new(),
             edit: Vec::new(),
@@ -246,6 +260,13 @@ impl Rack {
         self
     }
 
+    /// Writes all frames that cross to `net/<profile>.pcapng`, from the start to the end, whether or not the test fails.
+    /// Without it the latest are written, and after a failure only. `--capture` has the last word.
+    pub fn whole_capture(mut self) -> Self {
+        self.captures = Captures::Whole;
+        self
+    }
+
     /// Connects all NICs through shared memory, for a test of throughput: no capture, no impairments, no checkpoint. To
     /// do so with some of them, set their [`NicBackend`] in [`Rack::edit`].
     pub fn fast_nics(mut self) -> Self {
@@ -306,6 +327,7 @@ impl Rack {
             accel: choice,
             profile: self.profile.clone(),
             checkpoints: self.checkpoints,
+            captures: captures(t.settings().capture, self.captures),
             copies: self.copies,
             spec,
         })

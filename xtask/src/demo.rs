@@ -41,7 +41,9 @@ pub(crate) fn run(yes: bool) -> Result<()> {
         built.as_secs_f64()
     );
     println!("artefacts  {}", artifacts.display());
-    println!("           console.log, qmp.jsonl and cmdline.sh of each machine, net/*.pcapng, result.json\n");
+    println!(
+        "           console.log, qmp.jsonl and cmdline.sh of each machine, net/ports.json, result.json\n"
+    );
     if !status.success() {
         bail!("`{test}` failed ({status}); docs/debugging.md tells how to read the artefacts");
     }

@@ -91,7 +91,9 @@ fn ask(run: &RunInfo) -> anyhow::Result<Option<LabNetwork>> {
         Ok(connection) => match connection.answer {
             Answer::Switch { network } => Ok(Some(*network)),
             Answer::Error { message } => bail!("{}: {message}", run.run),
-            Answer::Ok | Answer::Machines { .. } => bail!("{}: not an answer to what was asked", run.run),
+            Answer::Ok | Answer::Machines { .. } | Answer::Frames { .. } => {
+                bail!("{}: not an answer to what was asked", run.run)
+            }
         },
         Err(error) if GONE.contains(&error.kind()) => Ok(None),
         Err(error) => Err(error).with_context(|| format!("{}: the lab's control socket", run.run)),

@@ -1,5 +1,5 @@
-//! The way into a running lab from another process: what `rackless shell`, `console`, `ps` and
-//! `switch` talk to.
+//! The way into a running lab from another process: what `rackless shell`, `console`, `ps`,
+//! `switch` and `pcap` talk to.
 //!
 //! A unix socket `control` in the run's directory. The client sends one line of JSON, a [`Request`]; the server
 //! answers one line, an [`Answer`]; after that the connection carries raw bytes both ways, until either side closes.
@@ -12,6 +12,7 @@ mod piece;
 mod server;
 
 use serde::{Deserialize, Serialize};
+use switch::VlanId;
 
 pub use client::{Connection, connect};
 pub use network::{LabNetwork, MachineNetwork, NicState};
@@ -32,6 +33,15 @@ pub enum Request {
     Machines,
     /// The switch: its ports, bundles, learnt addresses, faults. No bytes follow the answer.
     Switch,
+    /// The latest frames that the switch holds, as pcapng: [`Answer::Frames`] says how many bytes of it follow.
+    Frames {
+        /// Of these ports only; of all when empty.
+        #[serde(default)]
+        ports: Vec<String>,
+        /// Of this VLAN only, tagged or not on the wire.
+        #[serde(default)]
+        vlan: Option<VlanId>,
+    },
     /// A shell, or one command, on a terminal in the guest. [`Piece`]s come back.
     Shell {
         /// The machine.
@@ -65,6 +75,17 @@ pub enum Answer {
     Switch {
         /// It, and what is plugged into it.
         network: Box<LabNetwork>,
+    },
+    /// The latest frames; so many bytes of pcapng follow.
+    Frames {
+        /// How many frames.
+        frames: usize,
+        /// How many older ones are missing, wanted or not.
+        missing: u64,
+        /// The vhost-user ports among those asked for: nobody sees their frames.
+        unseen: Vec<String>,
+        /// How long the pcapng is, in bytes.
+        bytes: u64,
     },
     /// It can't be served.
     Error {
@@ -107,6 +128,13 @@ mod tests {
         pinned(&Request::Machines, r#"{"request":"machines"}"#);
         pinned(&Request::Switch, r#"{"request":"switch"}"#);
         pinned(
+            &Request::Frames {
+                ports: vec!["a/eth1".into()],
+                vlan: Some(VlanId::new(100).expect("a VLAN id")),
+            },
+            r#"{"request":"frames","ports":["a/eth1"],"vlan":100}"#,
+        );
+        pinned(
             &Request::Console { machine: "server-1".into() },
             r#"{"request":"console","machine":"server-1"}"#,
         );
@@ -126,6 +154,10 @@ mod tests {
     fn answers_on_the_wire() {
         pinned(&Answer::Ok, r#"{"answer":"ok"}"#);
         pinned(&Answer::Error { message: "a\nb".into() }, r#"{"answer":"error","message":"a\nb"}"#);
+        pinned(
+            &Answer::Frames { frames: 3, missing: 7, unseen: vec!["b/eth1".into()], bytes: 900 },
+            r#"{"answer":"frames","frames":3,"missing":7,"unseen":["b/eth1"],"bytes":900}"#,
+        );
         let on = MachineState {
             name: "server-1".into(),
             state: "Kernel".into(),

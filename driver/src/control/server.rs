@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 
+use switch::{FrameFilter, VlanId};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncSeekExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinHandle;
@@ -58,6 +59,7 @@ async fn serve(lab: &Lab, stream: UnixStream) -> io::Result<()> {
             let failed = |error: Error| Answer::Error { message: error.to_string() };
             answer(&mut stream, &network.unwrap_or_else(failed)).await
         }
+        Ok(Request::Frames { ports, vlan }) => frames(lab, stream, ports, vlan).await,
         Ok(Request::Shell { machine: name, argv, columns, rows }) => match machine(&name) {
             Ok(machine) => shell(machine, stream, argv, (columns, rows)).await,
             Err(message) => answer(&mut stream, &Answer::Error { message }).await,
@@ -87,6 +89,31 @@ async fn answer(stream: &mut BufReader<UnixStream>, answer: &Answer) -> io::Resu
     let mut line = serde_json::to_vec(answer)?;
     line.push(b'\n');
     stream.write_all(&line).await
+}
+
+async fn frames(
+    lab: &Lab,
+    mut stream: BufReader<UnixStream>,
+    ports: Vec<String>,
+    vlan: Option<VlanId>,
+) -> io::Result<()> {
+    let filter = ports.into_iter().fold(FrameFilter::new(), FrameFilter::port);
+    let filter = vlan.into_iter().fold(filter, FrameFilter::vlan);
+    let recording = match lab.switch().recording(&filter) {
+        Ok(recording) => recording,
+        Err(error) => return answer(&mut stream, &Answer::Error { message: error.to_string() }).await,
+    };
+    let (frames, missing) = (recording.frames().len(), recording.missing());
+    let unseen = recording.unseen_ports().to_owned();
+    // As long as the switch's ring at most.
+    let pcapng = tokio::task::spawn_blocking(move || {
+        let mut bytes = Vec::new();
+        recording.write_to(&mut bytes).map(|()| bytes)
+    });
+    let pcapng = pcapng.await.map_err(io::Error::other)??;
+    answer(&mut stream, &Answer::Frames { frames, missing, unseen, bytes: pcapng.len() as u64 }).await?;
+    stream.write_all(&pcapng).await?;
+    stream.shutdown().await
 }
 
 async fn shell(

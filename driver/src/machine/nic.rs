@@ -237,6 +237,7 @@ mod tests {
             supervisor: Unsupervised::until(Duration::from_secs(1)),
             seed: 0,
             checkpoints: false,
+            captures: crate::Captures::Ring,
         };
         let mut spec = MachineSpec {
             boot: Boot::Direct { kernel: "/nonexistent/kernel".into(), initrd: None, cmdline: String::new() },

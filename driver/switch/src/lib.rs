@@ -72,6 +72,7 @@ mod mac;
 mod offload;
 mod partition;
 mod pcapng;
+mod recording;
 mod ring;
 mod state;
 mod stream;
@@ -98,6 +99,7 @@ pub use lacp::{LacpMode, LacpTimeout};
 pub use lldp::{LldpConfig, Lldpdu, Neighbour};
 pub use mac::Mac;
 pub use partition::{PartitionId, PartitionSpec};
+pub use recording::Recording;
 pub use ring::{CapturedFrame, Direction};
 pub use state::{
     FastState, FrameQueue, ImpairmentState, PartitionState, PortState, RingState, ServiceState, SwitchState,

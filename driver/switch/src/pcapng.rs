@@ -1,8 +1,10 @@
 //! Writes pcapng (draft-ietf-opsawg-pcapng): one section, an interface per port, a packet per frame.
 
 use std::collections::HashMap;
+use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
+use crate::counters::DropReason;
 use crate::forwarder::PortId;
 use crate::ring::{CapturedFrame, Direction};
 
@@ -18,6 +20,39 @@ const SHB_USERAPPL: u16 = 4;
 const IF_NAME: u16 = 2;
 const IF_TSRESOL: u16 = 9;
 const EPB_FLAGS: u16 = 2;
+
+/// A block's type and its two lengths, in bytes.
+const BLOCK_FRAME: usize = 12;
+/// Interface, time and two lengths of an enhanced packet, in bytes.
+const PACKET_FIELDS: usize = 20;
+/// Code and length of an option, in bytes; the option that ends a list is nothing else.
+const OPTION_HEADER: usize = 4;
+
+/// How many frames are encoded before they are written.
+const AT_ONCE: usize = 1024;
+
+/// Writes what the encoder has, and these frames after it.
+pub(crate) fn write(out: &mut impl Write, encoder: &mut Encoder, frames: &[CapturedFrame]) -> io::Result<()> {
+    for frames in frames.chunks(AT_ONCE) {
+        frames.iter().for_each(|frame| encoder.frame(frame, None));
+        out.write_all(&encoder.buffer)?;
+        encoder.buffer.clear();
+    }
+    out.write_all(&encoder.buffer)?;
+    encoder.buffer.clear();
+    Ok(())
+}
+
+/// How long a frame's block is.
+pub(crate) fn packet_bytes(frame: &CapturedFrame) -> usize {
+    let padded = |length: usize| length.next_multiple_of(4);
+    let dropped = frame.dropped.map_or(0, |reason| OPTION_HEADER + padded(dropped(reason).len()));
+    BLOCK_FRAME + PACKET_FIELDS + padded(frame.bytes.len()) + (OPTION_HEADER + 4) + dropped + OPTION_HEADER
+}
+
+fn dropped(reason: DropReason) -> String {
+    format!("dropped: {reason}")
+}
 
 /// Turns frames into pcapng blocks. [`Encoder::buffer`] holds whole blocks only.
 pub(crate) struct Encoder {
@@ -47,7 +82,7 @@ impl Encoder {
 
     /// Adds a frame, and its port's interface if it is the first of it.
     pub(crate) fn frame(&mut self, frame: &CapturedFrame, note: Option<&str>) {
-        let interface = self.interface(frame);
+        let interface = self.interface(frame.port, &frame.port_name);
         let since_epoch =
             self.epoch.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO) + frame.at;
         let nanoseconds = since_epoch.as_nanos() as u64;
@@ -66,7 +101,7 @@ impl Encoder {
             };
             option(body, EPB_FLAGS, &flags.to_le_bytes());
             if let Some(reason) = frame.dropped {
-                option(body, OPT_COMMENT, format!("dropped: {reason}").as_bytes());
+                option(body, OPT_COMMENT, dropped(reason).as_bytes());
             }
             if let Some(note) = note {
                 option(body, OPT_COMMENT, note.as_bytes());
@@ -75,17 +110,18 @@ impl Encoder {
         });
     }
 
-    fn interface(&mut self, frame: &CapturedFrame) -> u32 {
-        if let Some(interface) = self.interfaces.get(&frame.port) {
+    /// The number of a port's interface, which is added if there is none yet.
+    pub(crate) fn interface(&mut self, port: PortId, name: &str) -> u32 {
+        if let Some(interface) = self.interfaces.get(&port) {
             return *interface;
         }
         let interface = self.interfaces.len() as u32;
-        self.interfaces.insert(frame.port, interface);
+        self.interfaces.insert(port, interface);
         self.block(INTERFACE_DESCRIPTION, |body| {
             body.extend_from_slice(&LINKTYPE_ETHERNET.to_le_bytes());
             body.extend_from_slice(&0u16.to_le_bytes());
             body.extend_from_slice(&0u32.to_le_bytes());
-            option(body, IF_NAME, frame.port_name.as_bytes());
+            option(body, IF_NAME, name.as_bytes());
             option(body, IF_TSRESOL, &[9]);
             option(body, OPT_END, &[]);
         });

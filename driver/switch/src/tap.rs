@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::fs;
+use std::fs::File;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::error::Error;
 use crate::filter::FrameFilter;
-use crate::pcapng::Encoder;
+use crate::pcapng::{self, Encoder};
 use crate::ring::CapturedFrame;
 use crate::switch::Switch;
 
@@ -362,8 +362,8 @@ impl Crossed {
             lost => format!("{lost} frames are missing: the capture was full"),
         };
         let mut encoder = Encoder::new(self.switch.epoch(), self.switch.name(), &comment);
-        self.frames.iter().for_each(|frame| encoder.frame(frame, None));
-        fs::write(path, encoder.buffer).map_err(|source| Error::Write {
+        let mut write = || pcapng::write(&mut File::create(path)?, &mut encoder, &self.frames);
+        write().map_err(|source| Error::Write {
             switch: self.switch.name().to_owned(),
             path: path.to_owned(),
             source,

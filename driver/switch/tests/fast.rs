@@ -235,6 +235,8 @@ fn what_can_not_be_done_on_such_a_port_is_refused() {
     refused(lab.sw.frames(&named).map(drop));
     refused(lab.sw.recent_frames(&named).map(drop));
     assert_eq!(lab.sw.recent_frames(&all).unwrap().len(), 0);
+    refused(lab.sw.recording(&named).map(drop));
+    assert_eq!(lab.sw.recording(&all).unwrap().unseen_ports(), ["fast"]);
     lab.sw.frames(&FrameFilter::new().port("plain")).unwrap();
     let file = lab._dir.path().join("all.pcapng");
     refused(lab.sw.capture_to(&file, &named).map(drop));

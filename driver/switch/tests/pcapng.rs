@@ -83,7 +83,12 @@ fn what_crossed_is_in_the_file_and_in_the_dump() {
     let comment = Some("dropped: an untagged frame on a trunk without native VLAN".into());
     expected.push(Packet { port: "b".into(), flags: 1, comment, data: untagged });
 
-    assert_eq!(sw.dump_pcapng(&dump).unwrap(), expected.len());
+    let recording = sw.recording(&FrameFilter::new()).unwrap();
+    assert_eq!((recording.frames().len(), recording.missing()), (expected.len(), 0));
+    recording.write_pcapng(&dump).unwrap();
+    let port = dir.path().join("port");
+    sw.recording(&FrameFilter::new().port("b")).unwrap().write_pcapng(&port).unwrap();
+    assert!(sw.recording(&FrameFilter::new().port("c")).is_err(), "there never was such a port");
     let report = sw.stop_capture(capture).unwrap();
     assert_eq!((report.frames as usize, report.lost, report.error), (expected.len(), 0, None));
     assert_eq!(report.bytes, std::fs::metadata(&all).unwrap().len());
@@ -98,6 +103,7 @@ fn what_crossed_is_in_the_file_and_in_the_dump() {
     assert_eq!(read(&dump).0, expected);
     expected.retain(|packet| packet.port == "b");
     assert_eq!(read(&only_b).0, expected);
+    assert_eq!(read(&port).0, expected);
 }
 
 #[test]

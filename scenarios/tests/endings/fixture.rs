@@ -6,7 +6,11 @@ use harness::Suite;
 use scenarios::prelude::*;
 
 pub(crate) fn suite() -> Suite {
-    scenarios::suite("fixture").test("stays", stays).test("loses_qemu", loses_qemu)
+    scenarios::suite("fixture")
+        .test("stays", stays)
+        .test("loses_qemu", loses_qemu)
+        .test("frames_cross", frames_cross)
+        .test("frames_cross_and_it_fails", frames_cross_and_it_fails)
 }
 
 /// A machine runs until somebody ends the test.
@@ -25,4 +29,19 @@ async fn loses_qemu(t: &mut Testbed) -> Result {
     process::run(kill, secs(10)).await?.checked()?;
     lab.wait_ready().await?;
     Ok(())
+}
+
+/// No machine runs: what plays its part on the wire is this process.
+async fn frames_cross(t: &mut Testbed) -> Result {
+    let lab = Rack::of(profiles::simple(), &["server-1"]).prepare(t).await?;
+    let port = lab.switch().ports()?.first().context("server-1 has a port")?.id;
+    lab.switch()
+        .attach_channel(port)?
+        .send(&[&[0xff; 6], &[0x52; 6], &b"\x88\xb5from server-1"[..]].concat())?;
+    Ok(())
+}
+
+async fn frames_cross_and_it_fails(t: &mut Testbed) -> Result {
+    frames_cross(t).await?;
+    bail!("frames crossed")
 }

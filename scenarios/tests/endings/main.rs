@@ -1,6 +1,7 @@
 //! What is left, and what is said, when a run ends badly: each test starts this same binary as a fixture, with real
 //! QEMUs, and looks at its words, its result and what it leaves behind.
 
+mod captures;
 mod fixture;
 mod hosts;
 mod run;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         .test("the_lab_is_bigger_than_the_host", hosts::lab_is_too_big)
         .test("the_disk_of_the_host_is_full", hosts::disk_is_full)
         .test("qemu_is_killed", signals::qemu_is_killed)
+        .test("frames_are_left_after_a_failure", captures::left)
         .test("the_test_is_interrupted", signals::interrupted)
         .test("the_test_is_killed", signals::killed)
         .run()

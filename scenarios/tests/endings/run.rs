@@ -14,20 +14,27 @@ pub(crate) const FIXTURE: &str = "RACKLESS_FIXTURE";
 pub(crate) struct Fixture {
     pub(crate) command: Command,
     pub(crate) artifacts: PathBuf,
+    run: &'static str,
     test: &'static str,
 }
 
 impl Fixture {
     /// One test of the fixture, with artefacts of its own inside of the test's.
     pub(crate) fn of(t: &Testbed, test: &'static str) -> anyhow::Result<Self> {
-        let artifacts = t.artifacts().join("fixture");
+        let (artifacts, run) = (t.artifacts().join("fixture"), "inner");
         let command = Command::new(std::env::current_exe()?)
             .env(FIXTURE, "1")
             // The outer test holds a part of the host's budget in no other name than its own.
-            .env("RACKLESS_RUN", "inner")
+            .env("RACKLESS_RUN", run)
             .args(["--exact", test, "--nocapture", "--artifacts"])
             .arg(&artifacts);
-        Ok(Self { command, artifacts, test })
+        Ok(Self { command, artifacts, run, test })
+    }
+
+    /// In a run of another name: in each, a test has one folder.
+    pub(crate) fn in_run(mut self, run: &'static str) -> Self {
+        self.run = run;
+        self.env("RACKLESS_RUN", run)
     }
 
     pub(crate) fn env(mut self, name: &str, value: impl AsRef<std::ffi::OsStr>) -> Self {
@@ -49,7 +56,7 @@ impl Fixture {
 
     /// The test's own folder of artefacts.
     pub(crate) fn folder(&self) -> PathBuf {
-        self.artifacts.join("inner/fixture").join(self.test)
+        self.artifacts.join(self.run).join("fixture").join(self.test)
     }
 }
 

@@ -1,8 +1,8 @@
 //! Calls about frames that crossed: the ring, captures to files, captures that a test looks at.
 
 use std::fs::File;
-use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::{ANSWER_WITHIN, Switch};
 use crate::capture::{Capture, CaptureId, CaptureReport};
@@ -11,6 +11,7 @@ use crate::event::{Event, EventKind};
 use crate::filter::FrameFilter;
 use crate::io::Worker;
 use crate::pcapng::Encoder;
+use crate::recording::Recording;
 use crate::ring::{CapturedFrame, Snapshot};
 use crate::tap::{self, FrameCapture};
 
@@ -46,31 +47,26 @@ impl Switch {
         Ok(self.snapshot(filter, false)?.select(filter))
     }
 
-    /// Writes what the ring still holds to a pcapng file; how many frames that were. Those of vhost-user ports are not
-    /// among them.
+    /// What the ring still holds, to be written to a file or sent away: for people to look at. Each port that the filter
+    /// takes is an interface of the file, whether or not it had frames.
     ///
     /// # Errors
-    /// [`Error::Write`].
-    pub fn dump_pcapng(&self, path: &Path) -> Result<usize, Error> {
-        let snapshot = self.snapshot(&FrameFilter::new(), false)?;
-        let comment = match snapshot.state.evicted {
-            0 => String::new(),
-            evicted => format!("{evicted} older frames are missing: the capture ring was full"),
-        };
-        let mut encoder = Encoder::new(self.inner.clock.epoch, &self.inner.name, &comment);
-        let mut write = || {
-            let mut file = File::create(path)?;
-            for frames in snapshot.frames.chunks(1024) {
-                for frame in frames {
-                    encoder.frame(frame, None);
-                }
-                file.write_all(&encoder.buffer)?;
-                encoder.buffer.clear();
-            }
-            file.write_all(&encoder.buffer)
-        };
-        write().map_err(|source| self.write_failed(path, source))?;
-        Ok(snapshot.frames.len())
+    /// As [`Switch::recent_frames`].
+    pub fn recording(&self, filter: &FrameFilter) -> Result<Recording, Error> {
+        let ports = self.ports()?;
+        let Snapshot { frames, state } = self.snapshot(filter, false)?;
+        let wanted = |name: &str| filter.ports.is_empty() || filter.ports.iter().any(|port| port == name);
+        let (fast, seen): (Vec<_>, Vec<_>) =
+            ports.into_iter().filter(|port| wanted(&port.name)).partition(|port| port.fast.is_some());
+        let frames = frames.into_iter().filter(|frame| filter.matches(frame)).collect();
+        Ok(Recording::new(
+            Arc::clone(&self.inner.name),
+            self.inner.clock.epoch,
+            seen.into_iter().map(|port| (port.id, port.name.into())).collect(),
+            fast.into_iter().map(|port| port.name).collect(),
+            frames,
+            state,
+        ))
     }
 
     /// Writes frames to a pcapng file from now on, each port as an interface of its name. A disk that is too slow or
