@@ -6,6 +6,7 @@ mod command;
 mod demo;
 mod edges;
 mod hygiene;
+mod interop;
 mod setup;
 mod stages;
 mod workspace;
@@ -37,6 +38,8 @@ enum Task {
     Test(stages::Options),
     /// Set up the peers, then measure Rackless beside them
     Bench(bench::Options),
+    /// Install the peers of the tests of interoperability, and run those tests
+    Interop(interop::Options),
     /// Check the forbidden edges between crates
     Edges,
     /// Check tracked files for hosts, paths and to-dos that don't belong there
@@ -59,6 +62,7 @@ fn run(task: Task) -> Result<()> {
         Task::Demo { yes } => demo::run(yes),
         Task::Test(options) => stages::run(options),
         Task::Bench(options) => bench::run(options),
+        Task::Interop(options) => interop::run(options),
         Task::Edges => {
             println!("{}", edges::check(&workspace::root()?)?);
             Ok(())

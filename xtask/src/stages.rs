@@ -9,7 +9,7 @@ use anyhow::{Result, bail, ensure};
 
 use crate::closing::Closing;
 use crate::command::Command;
-use crate::{edges, hygiene, setup, workspace};
+use crate::{edges, hygiene, interop, setup, workspace};
 
 /// What `cargo xtask test` was asked.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -82,6 +82,7 @@ fn stages(options: Options) -> Vec<Stage> {
         stage("unit and property tests", Box::new(unit)),
         stage("doc tests", tests(&["test", "--workspace", "--doc"])),
         stage("self-tests", tests(&["test", "--workspace", "--exclude", "scenarios", "--test", "*"])),
+        stage("interoperability", Box::new(interop::suites)),
         // Last: minutes, not seconds.
         stage("VM tests", Box::new(vm_tests)),
     ]

@@ -57,6 +57,20 @@ impl Host {
         }
     }
 
+    /// A Debian of an unprivileged user, whose files lie below `root`: for tests.
+    #[cfg(test)]
+    pub(crate) fn of(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            family: Family::Debian,
+            pretty: "a test".into(),
+            user: "ada".into(),
+            superuser: false,
+            path: vec![PathBuf::from("/usr/bin"), PathBuf::from("/usr/sbin")],
+            ours: Vec::new(),
+        }
+    }
+
     /// `path` (absolute) inside the host's root.
     pub(crate) fn at(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();

@@ -2,7 +2,7 @@
 
 mod apt;
 mod host;
-mod needs;
+pub(crate) mod needs;
 mod privileged;
 mod subuid;
 mod vsock;
@@ -12,8 +12,10 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::command::Command;
-use host::{Family, Host};
-use needs::{NEEDS, Need, PEERS};
+use host::Family;
+pub(crate) use host::Host;
+pub(crate) use needs::Need;
+use needs::{NEEDS, PEERS};
 use privileged::Privileged;
 
 /// What `cargo xtask setup` was asked.
@@ -113,10 +115,18 @@ pub(crate) fn run(options: Options) -> Result<()> {
 /// Installs what benchmarks compare with.
 ///
 /// # Errors
-/// It can't, or may not, be installed from here.
+/// As [`install`].
 pub(crate) fn peers(yes: bool) -> Result<()> {
+    install(&PEERS.iter().collect::<Vec<_>>(), yes)
+}
+
+/// Installs what is missing of these.
+///
+/// # Errors
+/// It can't, or may not, be installed from here.
+pub(crate) fn install(needs: &[&Need], yes: bool) -> Result<()> {
     let host = Host::detect();
-    let missing: Vec<&Need> = PEERS.iter().filter(|need| need.missing(&host)).collect();
+    let missing: Vec<&Need> = needs.iter().copied().filter(|need| need.missing(&host)).collect();
     let packages = packages(&missing, host.family);
     if packages.is_empty() {
         return Ok(());
@@ -126,7 +136,7 @@ pub(crate) fn peers(yes: bool) -> Result<()> {
     }
     let consent = privileged::Consent { yes, dry_run: false };
     apt::install(&packages, &mut Privileged::new(&host, consent))?;
-    match PEERS.iter().find(|need| need.missing(&host)) {
+    match needs.iter().find(|need| need.missing(&host)) {
         Some(need) => bail!("installed, and still not found: {}", need.what),
         None => Ok(()),
     }

@@ -188,6 +188,122 @@ pub(crate) const PEERS: &[Need] = &[Need {
     packages: Packages { debian: "vde2", fedora: "vde2", arch: "vde2", suse: "vde2", alpine: "vde2" },
 }];
 
+// What only the tests of interoperability need: the other side.
+
+pub(crate) const TSHARK: Need = Need {
+    what: "tshark",
+    why: "reads captures",
+    probe: Probe::Programs(&["tshark"]),
+    instead: &[],
+    packages: Packages {
+        debian: "tshark",
+        fedora: "wireshark-cli",
+        arch: "wireshark-cli",
+        suse: "wireshark",
+        alpine: "tshark",
+    },
+};
+
+pub(crate) const VDE_PLUG: Need = Need {
+    what: "vde_plug and dpipe",
+    why: "connect to a VDE switch",
+    probe: Probe::Programs(&["vde_plug", "dpipe"]),
+    instead: &[],
+    packages: Packages { debian: "vde2", fedora: "vde2", arch: "vde2", suse: "vde2", alpine: "vde2" },
+};
+
+pub(crate) const IP: Need = Need {
+    what: "ip",
+    why: "makes interfaces and namespaces",
+    probe: Probe::Programs(&["ip"]),
+    instead: &[],
+    packages: Packages {
+        debian: "iproute2",
+        fedora: "iproute",
+        arch: "iproute2",
+        suse: "iproute2",
+        alpine: "iproute2",
+    },
+};
+
+pub(crate) const PING: Need = Need {
+    what: "ping",
+    why: "asks the other end",
+    probe: Probe::Programs(&["ping"]),
+    instead: &[],
+    packages: Packages {
+        debian: "iputils-ping",
+        fedora: "iputils",
+        arch: "iputils",
+        suse: "iputils",
+        alpine: "iputils",
+    },
+};
+
+pub(crate) const UDHCPC: Need = Need {
+    what: "udhcpc",
+    why: "a DHCP client",
+    probe: Probe::Programs(&["udhcpc"]),
+    instead: &[],
+    packages: Packages {
+        debian: "udhcpc",
+        fedora: "busybox",
+        arch: "busybox",
+        suse: "busybox",
+        alpine: "busybox",
+    },
+};
+
+pub(crate) const DHCLIENT: Need = Need {
+    what: "dhclient",
+    why: "a DHCP client",
+    probe: Probe::Programs(&["dhclient"]),
+    instead: &[],
+    packages: Packages {
+        debian: "isc-dhcp-client",
+        fedora: "dhcp-client",
+        arch: "dhclient",
+        suse: "dhcp-client",
+        alpine: "dhclient",
+    },
+};
+
+pub(crate) const DHCPCD: Need = Need {
+    what: "dhcpcd",
+    why: "a DHCP client",
+    probe: Probe::Programs(&["dhcpcd"]),
+    instead: &[],
+    packages: Packages {
+        debian: "dhcpcd-base",
+        fedora: "dhcpcd",
+        arch: "dhcpcd",
+        suse: "dhcpcd",
+        alpine: "dhcpcd",
+    },
+};
+
+pub(crate) const KDIG: Need = Need {
+    what: "kdig",
+    why: "asks for names",
+    probe: Probe::Programs(&["kdig"]),
+    instead: &[],
+    packages: Packages {
+        debian: "knot-dnsutils",
+        fedora: "knot-utils",
+        arch: "knot",
+        suse: "knot-utils",
+        alpine: "knot-utils",
+    },
+};
+
+pub(crate) const CURL: Need = Need {
+    what: "curl",
+    why: "fetches files",
+    probe: Probe::Programs(&["curl"]),
+    instead: &[],
+    packages: Packages { debian: "curl", fedora: "curl", arch: "curl", suse: "curl", alpine: "curl" },
+};
+
 impl Need {
     /// Whether the host lacks it.
     pub(crate) fn missing(&self, host: &Host) -> bool {
@@ -274,21 +390,9 @@ pub(crate) fn subordinate_ids_missing(host: &Host) -> bool {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
-    use std::path::{Path, PathBuf};
+    use std::path::Path;
 
     use super::*;
-
-    fn host(root: &Path) -> Host {
-        Host {
-            root: root.to_owned(),
-            family: Family::Debian,
-            pretty: "a test".into(),
-            user: "ada".into(),
-            superuser: false,
-            path: vec![PathBuf::from("/usr/bin"), PathBuf::from("/usr/sbin")],
-            ours: Vec::new(),
-        }
-    }
 
     fn put(root: &Path, path: &str, mode: u32) {
         let file = root.join(path.trim_start_matches('/'));
@@ -304,7 +408,7 @@ mod tests {
     #[test]
     fn an_empty_host_lacks_everything_and_a_full_one_nothing() {
         let root = tempfile::tempdir().unwrap();
-        let host = host(root.path());
+        let host = Host::of(root.path());
         assert_eq!(missing(&host).len(), NEEDS.len());
         for program in
             ["qemu-system-x86_64", "qemu-img", "mmdebstrap", "newuidmap", "newgidmap", "unshare", "clang"]
@@ -326,7 +430,7 @@ mod tests {
     #[test]
     fn the_environment_may_say_where_things_are() {
         let root = tempfile::tempdir().unwrap();
-        let mut host = host(root.path());
+        let mut host = Host::of(root.path());
         host.ours = vec!["RACKLESS_QEMU".into(), "RACKLESS_FIRMWARE_CODE".into()];
         assert!(!missing(&host).contains(&"QEMU for x86-64"));
         assert!(missing(&host).contains(&"UEFI firmware (OVMF)"), "variables are needed as well");
@@ -338,12 +442,13 @@ mod tests {
     fn a_file_that_cannot_be_run_is_no_program() {
         let root = tempfile::tempdir().unwrap();
         put(root.path(), "/usr/bin/qemu-img", 0o644);
-        assert!(missing(&host(root.path())).contains(&"qemu-img"));
+        assert!(missing(&Host::of(root.path())).contains(&"qemu-img"));
     }
 
     #[test]
     fn every_need_names_a_package_everywhere() {
-        for need in NEEDS.iter().chain(PEERS) {
+        let interop = [&TSHARK, &VDE_PLUG, &IP, &PING, &UDHCPC, &DHCLIENT, &DHCPCD, &KDIG, &CURL];
+        for need in NEEDS.iter().chain(PEERS).chain(interop) {
             for family in [Family::Debian, Family::Fedora, Family::Arch, Family::Suse, Family::Alpine] {
                 assert!(need.packages(family).count() > 0, "{} on {family:?}", need.what);
             }
@@ -353,7 +458,7 @@ mod tests {
     #[test]
     fn ranges_must_be_in_both_files() {
         let root = tempfile::tempdir().unwrap();
-        let host = host(root.path());
+        let host = Host::of(root.path());
         assert!(subordinate_ids_missing(&host));
         fs_err::create_dir_all(root.path().join("etc")).unwrap();
         fs_err::write(root.path().join("etc/subuid"), "ada:100000:65536\n").unwrap();
