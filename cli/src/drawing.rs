@@ -143,7 +143,7 @@ pub(crate) fn of_lab(run: &str, network: &LabNetwork) -> Topology {
             ..Node::default()
         });
     }
-    let faults = state.partitions.len() + state.impairments.len();
+    let faults = state.partitions.len() + state.impairments.len() + state.service_faults.len();
     let faults = match faults {
         0 => String::new(),
         1 => ", 1 fault in force".to_owned(),

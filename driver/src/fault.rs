@@ -1,15 +1,19 @@
 //! Faults of the network, as guards: they heal when told to, or when the lab is torn down.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use switch::{ImpairTarget, Impairment, ImpairmentId, PartitionId, PartitionSpec, PortId, VlanSet};
+use switch::{
+    ImpairTarget, Impairment, ImpairmentId, Mac, PartitionId, PartitionSpec, PortId, ServiceFaultChange,
+    ServiceFaultId, Switch, VlanSet,
+};
 
 use crate::Error;
 use crate::lab::{Context, Lab};
 use crate::machine::Machine;
-use crate::supervisor::Event;
+use crate::spec::LabSpec;
+use crate::supervisor::{Event, Supervisor};
 
 /// A fault that lasts until it is healed.
 ///
@@ -80,7 +84,42 @@ impl Fault {
     }
 }
 
+/// Tells of what the services on the switch do wrong because the test wants it. A client is a machine if that has a NIC
+/// of its address.
+pub(crate) fn tell_service_faults(switch: &Switch, supervisor: &Arc<dyn Supervisor>, spec: &LabSpec) {
+    let macs = |machine: &'_ crate::spec::MachineSpec| -> Vec<Mac> {
+        machine.nics.iter().filter_map(|nic| nic.mac.parse().ok()).collect()
+    };
+    let machines: BTreeMap<Mac, String> = spec
+        .machines
+        .iter()
+        .flat_map(|machine| macs(machine).into_iter().map(|mac| (mac, machine.name.clone())))
+        .collect();
+    let supervisor = supervisor.clone();
+    switch.watch_service_faults(move |fault, change| {
+        let text = match change {
+            ServiceFaultChange::Begins | ServiceFaultChange::Happened => {
+                format!("{} {}", fault.service, fault.what)
+            }
+            ServiceFaultChange::Ends => format!("healed: {} {}", fault.service, fault.what),
+        };
+        let data = json!({
+            "fault": "service", "id": fault.id, "active": change == ServiceFaultChange::Begins,
+            "service": fault.service, "what": fault.what, "client": fault.client,
+        });
+        let machine = fault.client.and_then(|mac| machines.get(&mac).cloned());
+        supervisor.event(Event { kind: "fault", machine, text, data });
+    });
+}
+
 impl Context {
+    fn heal_service_fault(&self, id: ServiceFaultId) -> Result<(), Error> {
+        match self.switch.heal_service_fault(id) {
+            Ok(()) | Err(switch::Error::UnknownServiceFault { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     fn heal_partition(&self, id: PartitionId, spec: &PartitionSpec) -> Result<(), Error> {
         match self.switch.heal(id) {
             Ok(()) => self.tell_partition(id, spec, false),
@@ -197,7 +236,8 @@ impl Lab {
     }
 
     /// Heals every fault of the network, whoever made it, with or without a guard: carriers and ports that are down,
-    /// partitions, impairments. Goes on after an error.
+    /// partitions, impairments, and what a service on the switch does wrong because the test wants it (DHCP). Goes on after
+    /// an error.
     ///
     /// # Errors
     /// The first of [`Error::Qmp`] and [`Error::Switch`].
@@ -210,6 +250,9 @@ impl Lab {
         }
         for set in &state.impairments {
             healed.push(context.heal_impairment(set.id, set.target, &set.impairment));
+        }
+        for fault in &state.service_faults {
+            healed.push(context.heal_service_fault(fault.id));
         }
         let down: BTreeSet<PortId> =
             state.ports.iter().filter(|port| !port.admin).map(|port| port.id).collect();

@@ -13,6 +13,7 @@ use switch::{BundleConfig, LacpMode, LldpConfig, PortConfig, PortId, Switch, Swi
 use crate::capture::Captures;
 use crate::checkpoint::Checkpoint;
 use crate::death::Died;
+use crate::fault::tell_service_faults;
 use crate::machine::Machine;
 use crate::qemu::{Accel, Firmware, Qemu};
 use crate::spec::{Boot, BundleSpec, DataDisk, LabSpec, MachineSpec, NicBackend, NicSpec};
@@ -134,6 +135,7 @@ impl Lab {
         let switch = Switch::start(SwitchOptions { seed, ..SwitchOptions::new(&spec.name, run.path()) })?;
         switch.set_lldp(Some(LldpConfig::new()))?;
         captures.begin(&switch, &net)?;
+        tell_service_faults(&switch, &supervisor, &spec);
         let context = Arc::new(Context {
             qemu,
             accel,

@@ -248,3 +248,30 @@ async fn heal_all_heals_faults_of_every_kind_with_and_without_guards() {
     assert!(bench.passes(ONE, TWO));
     lab.teardown().await.expect("torn down");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_service_does_wrong_is_told_of_its_machine_and_ends_with_all_other_faults() {
+    let bench = Bench::new().await;
+    let sw = bench.lab.switch();
+    let port = sw.ports().expect("ports")[0].id;
+    let deaf = Arc::new(AtomicU32::new(1));
+    let ending = deaf.clone();
+    let mac = "52:54:00:00:01:02".parse().expect("a MAC address");
+    let end = move || ending.store(0, Ordering::Relaxed);
+    let id = sw.service_fault(port, "DHCP of lan", "ignores it", Some(mac), end);
+    let told = bench.notes.take();
+    assert_eq!(told.len(), 1);
+    assert_eq!((told[0].kind, told[0].text.as_str()), ("fault", "DHCP of lan ignores it"));
+    // Both machines of this lab have that address; the later one is as good.
+    assert_eq!(told[0].machine.as_deref(), Some("server-2"));
+    assert_eq!(told[0].data["active"], true);
+    sw.service_mishap(port, "DHCP of lan", "ended a lease", None);
+    assert_eq!(bench.notes.texts(), ["DHCP of lan ended a lease"]);
+
+    bench.lab.heal_all().await.expect("healed");
+    assert_eq!(deaf.load(Ordering::Relaxed), 0);
+    assert_eq!(bench.notes.texts(), ["healed: DHCP of lan ignores it"]);
+    assert!(sw.heal_service_fault(id).is_err());
+    bench.lab.heal_all().await.expect("nothing is left to heal");
+    assert!(bench.notes.texts().is_empty());
+}

@@ -13,7 +13,7 @@ use switch::{Mac, Switch, VlanId};
 /// The DHCP server of one network, whose clients go by the names of their machines. Clones are the same server; it runs
 /// as long as its lab.
 ///
-/// The faults are guards, and heal when they are dropped.
+/// A fault lasts until it is healed, by its guard or by [`driver::Lab::heal_all`]; dropping the guard leaves it.
 ///
 /// ```no_run
 /// use scenarios::prelude::*;
@@ -25,7 +25,7 @@ use switch::{Mac, Switch, VlanId};
 ///     let lease = dhcp.lease("server-1")?.context("server-1 has an address, and no lease")?;
 ///     ensure!(lease.address == c.ip("server-1", "cluster")?);
 ///
-///     // Nobody renews anything while this guard is kept.
+///     // Nobody renews anything until this is healed.
 ///     let silent = dhcp.ignore("server-1")?;
 ///     dhcp.expire("server-1")?;
 ///     c["server-1"].execute("networkctl renew eth1").await?;
@@ -90,7 +90,7 @@ impl Dhcp {
         Ok(self.server.set_lease_time(time)?)
     }
 
-    /// Refuses a machine's requests with DHCPNAK until the guard heals.
+    /// Refuses a machine's requests with DHCPNAK until it is healed.
     ///
     /// # Errors
     /// When there is no such machine, or the server no longer runs.
@@ -98,7 +98,7 @@ impl Dhcp {
         Ok(self.server.refuse(Clients::One(self.mac(machine)?))?)
     }
 
-    /// Leaves a machine's messages unanswered until the guard heals.
+    /// Leaves a machine's messages unanswered until it is healed.
     ///
     /// # Errors
     /// When there is no such machine, or the server no longer runs.
@@ -106,7 +106,7 @@ impl Dhcp {
         Ok(self.server.ignore(Clients::One(self.mac(machine)?))?)
     }
 
-    /// Answers a machine so much later until the guard heals.
+    /// Answers a machine so much later until it is healed.
     ///
     /// # Errors
     /// When there is no such machine, or the server no longer runs.

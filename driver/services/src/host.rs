@@ -11,7 +11,7 @@ use std::time::Instant;
 use ipnet::Ipv4Net;
 use switch::{Mac, PortConfig, PortId, PortMode, Switch, VlanId};
 
-use crate::dhcp::{DhcpEngine, DhcpScope, DhcpServer};
+use crate::dhcp::{self, DhcpEngine, DhcpScope, DhcpServer};
 use crate::dns::{DNS, DnsServer, Zone};
 use crate::error::Error;
 use crate::forward::Forward;
@@ -141,10 +141,9 @@ impl Host {
     /// Those of [`DhcpEngine::new`]; [`Error::NotRunning`].
     pub fn serve_dhcp(&self, scope: DhcpScope) -> Result<DhcpServer, Error> {
         self.shared.set_dhcp(DhcpEngine::new(self.options.address, scope)?)?;
-        let server = DhcpServer { shared: self.shared.clone() };
-        let described = server.clone();
-        self.switch.describe_service(self.port, "dhcp", move || described.report().ok());
-        Ok(server)
+        let described = self.shared.clone();
+        self.switch.describe_service(self.port, "dhcp", move || dhcp::report(&described).ok());
+        Ok(DhcpServer { shared: self.shared.clone(), switch: self.switch.clone(), port: self.port })
     }
 
     /// Serves DNS from now on, in place of what it served of it before. The zone becomes the authority for the addresses

@@ -1,6 +1,7 @@
 //! A host on a real switch, and a client of this process on another port: no privileges.
 
 use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use dhcproto::v4::{DhcpOption, Message, MessageType};
@@ -9,7 +10,7 @@ use pretty_assertions::assert_eq;
 use services::{Clients, DhcpScope, DhcpServer, Host, HostOptions, LeaseState, RaScope, Reservation};
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::*;
-use switch::{Channel, Mac, PortConfig, PortMode, Switch, SwitchOptions, VlanId};
+use switch::{Channel, Mac, PortConfig, PortMode, ServiceFaultChange, Switch, SwitchOptions, VlanId};
 
 const LIMIT: Duration = Duration::from_secs(30);
 const MAC: Mac = Mac([0x52, 0x54, 0, 1, 1, 1]);
@@ -151,6 +152,57 @@ fn an_offer_crosses_the_switch_and_may_be_late() {
     assert_eq!((&lease["mac"], &lease["address"]), (&"52:54:00:01:01:01".into(), &"192.168.7.1".into()));
     assert_eq!(lease["state"], "offered");
     assert!(lease["expires_in_s"].as_u64().is_some_and(|seconds| seconds < 60), "{lease}");
+}
+
+#[test]
+fn a_fault_outlives_its_guard_and_whoever_heals_the_switchs_faults_finds_it() {
+    let lab = lab();
+    let dhcp = lab.dhcp();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let telling = told.clone();
+    lab.sw.watch_service_faults(move |fault, change| {
+        telling.lock().unwrap().push((format!("{} {}", fault.service, fault.what), fault.client, change));
+    });
+    drop(dhcp.ignore(Clients::One(MAC)).unwrap());
+    let mut client = lab.client("client", 7);
+    client.send(&discover()).unwrap();
+    let faults = lab.sw.state().unwrap().service_faults;
+    let [fault] = faults.as_slice() else { panic!("one fault, not {faults:?}") };
+    assert_eq!((fault.port, fault.what.as_str()), (lab.host.port(), "ignores 52:54:00:01:01:01"));
+    assert!(fault.since <= lab.sw.now());
+    let end = Instant::now() + LIMIT;
+    while dhcp.counters().unwrap().ignored == 0 {
+        assert!(Instant::now() < end, "the client is not ignored");
+        std::thread::yield_now();
+    }
+
+    lab.sw.heal_service_fault(fault.id).unwrap();
+    assert_eq!(lab.sw.state().unwrap().service_faults, []);
+    client.send(&discover()).unwrap();
+    client.recv(LIMIT).unwrap().expect("an offer");
+
+    // A guard whose fault is over already has nothing to do, nor has one whose host is gone.
+    let refusal = dhcp.refuse(Clients::All).unwrap();
+    lab.sw.heal_service_fault(lab.sw.state().unwrap().service_faults[0].id).unwrap();
+    refusal.heal();
+    dhcp.expire(MAC).unwrap();
+    let slow = dhcp.delay(Clients::All, Duration::from_secs(5)).unwrap();
+    lab.host.stop().unwrap();
+    slow.heal();
+    assert_eq!(lab.sw.state().unwrap().service_faults, []);
+    let (one, all) = (Some(MAC), None);
+    let expected = [
+        ("ignores 52:54:00:01:01:01", one, ServiceFaultChange::Begins),
+        ("ignores 52:54:00:01:01:01", one, ServiceFaultChange::Ends),
+        ("refuses all clients", all, ServiceFaultChange::Begins),
+        ("refuses all clients", all, ServiceFaultChange::Ends),
+        ("ended the lease of 52:54:00:01:01:01", one, ServiceFaultChange::Happened),
+        ("answers all clients 5s later", all, ServiceFaultChange::Begins),
+        ("answers all clients 5s later", all, ServiceFaultChange::Ends),
+    ];
+    let expected =
+        expected.map(|(what, client, change)| (format!("DHCP of services {what}"), client, change));
+    assert_eq!(*told.lock().unwrap(), expected);
 }
 
 #[test]

@@ -121,6 +121,17 @@ pub enum Error {
         id: u64,
     },
 
+    /// No such fault of a service, or it was healed already.
+    #[error(
+        "switch {switch}: there is no service's fault {id}; was it healed before, or has the service ended?"
+    )]
+    UnknownServiceFault {
+        /// The switch.
+        switch: String,
+        /// Its id.
+        id: u64,
+    },
+
     /// A bundle without members.
     #[error("switch {switch}: the bundle {bundle} has no members; name the ports that it is made of")]
     EmptyBundle {

@@ -102,11 +102,12 @@ pub use partition::{PartitionId, PartitionSpec};
 pub use recording::Recording;
 pub use ring::{CapturedFrame, Direction};
 pub use state::{
-    FastState, FrameQueue, ImpairmentState, PartitionState, PortState, RingState, ServiceState, SwitchState,
+    FastState, FrameQueue, ImpairmentState, PartitionState, PortState, RingState, ServiceFaultId,
+    ServiceFaultState, ServiceState, SwitchState,
 };
 pub use stream::{BadLength, PREFIX, StreamDecoder};
 pub use summary::{Arp, Icmp, Ip, NetSummary, Summary, Tcp, TcpFlags, Transport, Udp, WireTag};
-pub use switch::{PortConfig, Switch, SwitchOptions};
+pub use switch::{PortConfig, ServiceFaultChange, Switch, SwitchOptions};
 pub use tap::{CaptureCounters, Crossed, FrameCapture, FrameStream};
 pub use uplink::{
     UplinkConfig, UplinkId, UplinkKind, UplinkState, VXLAN_HEADER, VXLAN_PORT, VdeClient, VdeConfig,

@@ -1,5 +1,6 @@
 //! The state of a switch as plain data: what `ports.json` holds.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::fdb::FdbEntry;
 use crate::forwarder::PortId;
 use crate::impair::{ImpairTarget, Impairment, ImpairmentCounters, ImpairmentId};
 use crate::lldp::Neighbour;
+use crate::mac::Mac;
 use crate::partition::{PartitionId, PartitionSpec};
 use crate::uplink::UplinkState;
 use crate::vlan::PortMode;
@@ -101,6 +103,34 @@ pub struct ServiceState {
     pub state: serde_json::Value,
 }
 
+/// Names a service's fault. Never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ServiceFaultId(pub(crate) u64);
+
+impl fmt::Display for ServiceFaultId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Something that a service on a port does wrong because a test wants it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceFaultState {
+    /// Its id.
+    pub id: ServiceFaultId,
+    /// The port.
+    pub port: PortId,
+    /// Which service: `dhcp/cluster`.
+    pub service: String,
+    /// What it does, in a few words that follow the service's name.
+    pub what: String,
+    /// Whom alone it is about, if it is one.
+    pub client: Option<Mac>,
+    /// Since when, since the switch started.
+    pub since: Duration,
+}
+
 /// The capture ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RingState {
@@ -139,6 +169,9 @@ pub struct SwitchState {
     pub uplinks: Vec<UplinkState>,
     /// The services on its ports that say something of themselves, by port ([`crate::Switch::describe_service`]).
     pub services: Vec<ServiceState>,
+    /// What they do wrong because a test wants it, in the order in which it began.
+    #[serde(default)]
+    pub service_faults: Vec<ServiceFaultState>,
     /// The captures to files.
     pub captures: Vec<CaptureReport>,
     /// The capture ring.

@@ -27,9 +27,12 @@ use crate::vlan::PortMode;
 
 mod bundles;
 mod capture;
+mod faults;
 mod lldp;
 mod services;
 mod uplinks;
+
+pub use faults::ServiceFaultChange;
 
 /// How long a call waits for the switch's thread. It answers within milliseconds unless the machine is overloaded.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
@@ -121,6 +124,7 @@ struct Inner {
     /// What killed the thread, if something did.
     death: Arc<OnceLock<String>>,
     services: services::Services,
+    faults: faults::ServiceFaults,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -182,6 +186,7 @@ impl Switch {
                 events,
                 death,
                 services: services::Services::default(),
+                faults: faults::ServiceFaults::default(),
                 thread,
             }),
         })
@@ -222,6 +227,7 @@ impl Switch {
     /// [`Error::UnknownPort`].
     pub fn remove_port(&self, port: PortId) -> Result<(), Error> {
         self.inner.services.forget(port);
+        self.inner.faults.end_all_of(port);
         self.call("remove a port", move |worker| worker.remove_port(port))?
     }
 
@@ -327,7 +333,8 @@ impl Switch {
     /// Only those of every call: see [`Switch::ports`].
     pub fn state(&self) -> Result<SwitchState, Error> {
         let state = self.call("read the state", Worker::state)?;
-        Ok(SwitchState { services: self.inner.services.states(), ..state })
+        let (services, service_faults) = (self.inner.services.states(), self.inner.faults.states());
+        Ok(SwitchState { services, service_faults, ..state })
     }
 
     /// Writes the whole state to a file, as JSON.

@@ -56,6 +56,17 @@ pub enum DhcpFault {
     Delay(Duration),
 }
 
+impl DhcpFault {
+    /// What it does to those clients, in words that follow the server's name.
+    pub(super) fn of(self, clients: &str) -> String {
+        match self {
+            DhcpFault::Ignore => format!("ignores {clients}"),
+            DhcpFault::Nak => format!("refuses {clients}"),
+            DhcpFault::Delay(delay) => format!("answers {clients} {delay:?} later"),
+        }
+    }
+}
+
 /// What the server got and gave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct DhcpCounters {

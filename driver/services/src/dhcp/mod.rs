@@ -11,6 +11,7 @@ mod tests;
 mod wire;
 
 pub use engine::{Clients, DhcpCounters, DhcpEngine, DhcpFault};
+pub(crate) use handle::report;
 pub use handle::{DhcpServer, FaultGuard};
 pub use lease::{Lease, LeaseState};
 pub use reply::DhcpReply;

@@ -181,6 +181,7 @@ impl Worker {
             seed: self.shaper.seed(),
             uplinks: self.uplinks.states(),
             services: Vec::new(),
+            service_faults: Vec::new(),
             captures: self.captures.values().map(Capture::report).collect(),
             ring: self.ring.state(),
         }
