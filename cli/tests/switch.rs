@@ -7,8 +7,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use lab::{LIMIT, Running, fails, rackless, succeeds, vlan};
 use pretty_assertions::assert_eq;
 use process::RunDir;
-use services::{DhcpScope, Host, HostOptions};
-use switch::{BundleConfig, ImpairTarget, Impairment, LacpMode, PartitionSpec, PortMode};
+use services::{Clients, DhcpScope, Host, HostOptions};
+use switch::lldp::{ChassisId, PortIdentity};
+use switch::{
+    BundleConfig, ImpairTarget, Impairment, LacpMode, LldpConfig, Lldpdu, Mac, PartitionSpec, PortMode,
+    UplinkConfig, UplinkKind, VdeConfig,
+};
 
 /// The lines of a text as words, so that widths of columns don't matter.
 fn words(text: &str) -> Vec<String> {
@@ -81,6 +85,41 @@ fn what_the_switch_does_is_shown_and_the_same_is_in_the_json() {
     ] {
         assert!(svg.contains(expected), "no {expected:?} in:\n{svg}");
     }
+    host.stop().unwrap();
+    running.end();
+}
+
+#[test]
+fn what_leads_beyond_the_lab_who_was_heard_and_what_services_do_wrong_is_shown() {
+    let running = Running::start();
+    let sw = running.switch();
+    let (_, mut guest) = running.port("server-1/eth1");
+    let dir = running.artifacts.path().join("vde");
+    let vde = VdeConfig { dir: Some(dir.clone()), ..VdeConfig::default() };
+    let mode = PortMode::Access { vlan: vlan() };
+    sw.add_uplink(UplinkConfig { name: "spine".into(), mode, kind: UplinkKind::Vde(vde) }).unwrap();
+    sw.set_lldp(Some(LldpConfig::new())).unwrap();
+    // What a guest says must not steer the terminal.
+    let (chassis, port) = (ChassisId::Local("\x1b[2Jguest".into()), PortIdentity::Interface("eth1".into()));
+    let says = Lldpdu { system_name: Some("server-1.lan".into()), ..Lldpdu::new(chassis, port, 120) };
+    guest.send(&says.to_frame(Mac([0x52, 0x54, 0, 0, 0, 1]))).unwrap();
+    let address = "192.168.1.254/24".parse().unwrap();
+    let host = Host::start(sw, HostOptions::new("dhcp/lan", vlan(), address)).unwrap();
+    let silent = host.serve_dhcp(DhcpScope::default()).unwrap().ignore(Clients::All).unwrap();
+
+    let shown = succeeds(&["switch", "--run", &running.run]);
+    let lines = words(&shown);
+    let uplink = format!("UPLINK spine: vde {}", dir.display());
+    for expected in [
+        uplink.as_str(),
+        "PORT NEIGHBOUR ITS PORT SYSTEM HEARD",
+        "server-1/eth1 \u{fffd}[2Jguest eth1 server-1.lan 0 s ago",
+        "FAULT 0: DHCP of dhcp/lan ignores all clients, for 0 s",
+    ] {
+        assert!(lines.iter().any(|line| line == expected), "no {expected:?} in:\n{shown}");
+    }
+    silent.heal();
+    assert!(!succeeds(&["switch", "--run", &running.run]).contains("FAULT"));
     host.stop().unwrap();
     running.end();
 }

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use driver::control::LabNetwork;
 use serde::Deserialize;
 use serde_json::Value;
+use switch::lldp::{ChassisId, PortIdentity};
 use switch::{
     BundleState, DropReason, HashPolicy, ImpairTarget, LacpMode, LacpTimeout, MemberState, PartitionState,
     PortId, PortState, SwitchState,
@@ -23,7 +24,9 @@ pub(super) fn network(run: &str, network: &LabNetwork) -> String {
     )];
     sections.push(ports(state));
     sections.push(bundles(state));
+    sections.push(uplinks(state, &names));
     sections.push(addresses(state, &names));
+    sections.push(neighbours(state));
     sections.push(faults(state, &names));
     sections.push(leases(state, &names));
     sections.retain(|section| !section.is_empty());
@@ -173,6 +176,71 @@ fn addresses(state: &SwitchState, names: &Names<'_>) -> String {
     table.print()
 }
 
+/// What leads beyond the lab. The ports of uplinks are among the others.
+fn uplinks(state: &SwitchState, names: &Names<'_>) -> String {
+    let mut text = String::new();
+    for uplink in &state.uplinks {
+        let _ = writeln!(text, "UPLINK {}: {}", uplink.name, uplink.kind);
+        for (reason, count) in &uplink.refused {
+            let _ = writeln!(text, "    turned away: {count}, {}", word(reason));
+        }
+        if uplink.clients.is_empty() {
+            continue;
+        }
+        let mut table = Table::new(&["CLIENT ON", ">PID", "SAYS OF ITSELF"]);
+        for client in &uplink.clients {
+            let pid = client.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+            table.row([names.get(client.port), pid, printable(&client.description)]);
+        }
+        text += &table.print();
+    }
+    text
+}
+
+/// Who was heard by LLDP.
+fn neighbours(state: &SwitchState) -> String {
+    let mut table = Table::new(&["PORT", "NEIGHBOUR", "ITS PORT", "SYSTEM", ">HEARD"]);
+    let mut none = true;
+    for port in &state.ports {
+        for neighbour in &port.neighbours {
+            let says = &neighbour.says;
+            let system = says.system_name.as_deref().unwrap_or("-");
+            let heard = format!("{} ago", seconds(state.uptime.saturating_sub(neighbour.heard).as_secs()));
+            table.row([
+                port.name.clone(),
+                chassis(&says.chassis),
+                its_port(&says.port),
+                printable(system),
+                heard,
+            ]);
+            none = false;
+        }
+    }
+    if none { String::new() } else { table.print() }
+}
+
+fn chassis(id: &ChassisId) -> String {
+    match id {
+        ChassisId::Mac(mac) => mac.to_string(),
+        ChassisId::Local(text) => printable(text),
+        ChassisId::Other { subtype, value } => other(*subtype, value),
+    }
+}
+
+fn its_port(id: &PortIdentity) -> String {
+    match id {
+        PortIdentity::Mac(mac) => mac.to_string(),
+        PortIdentity::Interface(text) | PortIdentity::Local(text) => printable(text),
+        PortIdentity::Other { subtype, value } => other(*subtype, value),
+    }
+}
+
+/// An id of a kind that is not read further.
+fn other(subtype: u8, value: &[u8]) -> String {
+    let octets: Vec<String> = value.iter().map(|octet| format!("{octet:02x}")).collect();
+    format!("kind {subtype}: {}", octets.join(":"))
+}
+
 fn faults(state: &SwitchState, names: &Names<'_>) -> String {
     let mut text = String::new();
     for PartitionState { id, spec } in &state.partitions {
@@ -194,6 +262,10 @@ fn faults(state: &SwitchState, names: &Names<'_>) -> String {
             let counted: Vec<String> = counted.map(|(what, count)| format!("{count} {what}")).collect();
             let _ = writeln!(text, "  so far: {}", counted.join(", "));
         }
+    }
+    for fault in &state.service_faults {
+        let since = seconds(state.uptime.saturating_sub(fault.since).as_secs());
+        let _ = writeln!(text, "FAULT {}: {} {}, for {since}", fault.id, fault.service, fault.what);
     }
     text
 }
