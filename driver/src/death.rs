@@ -33,6 +33,15 @@ pub enum Cause {
     Console(Finding),
     /// The agent closed its port while the guest was up.
     AgentLost,
+    /// It was to start after something else, and could not: see [`MachineSpec::after`](crate::spec::MachineSpec::after).
+    NotStarted {
+        /// What it waited for.
+        waited_for: String,
+        /// Why it did not come about, or why the start failed.
+        why: String,
+        /// Whose fault that is.
+        kind: Kind,
+    },
 }
 
 impl Cause {
@@ -41,6 +50,7 @@ impl Cause {
     pub fn kind(&self) -> Kind {
         match self {
             Self::QemuExited { .. } | Self::AgentLost => Kind::Infra,
+            Self::NotStarted { kind, .. } => *kind,
             _ => Kind::GuestCrash,
         }
     }
@@ -60,6 +70,9 @@ impl fmt::Display for Cause {
                 write!(f, "the guest reset itself ({reason}), and nobody asked for it")
             }
             Self::Console(finding) => write!(f, "{finding}"),
+            Self::NotStarted { waited_for, why, .. } => {
+                write!(f, "it was to start after {waited_for}, and did not: {why}")
+            }
             Self::AgentLost => f.write_str("the agent in the guest closed its port while the guest was up"),
         }
     }
@@ -84,6 +97,9 @@ pub struct Died {
 
 impl fmt::Display for Died {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if matches!(self.cause, Cause::NotStarted { .. }) {
+            return write!(f, "{}: {}\n  artefacts: {}", self.machine, self.cause, self.artifacts.display());
+        }
         write!(
             f,
             "{}: died {:.1} s after power-on, at the stage {}: {}{}\n  artefacts: {}",

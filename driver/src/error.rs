@@ -155,12 +155,14 @@ pub enum Error {
         log: PathBuf,
     },
     /// A machine is not running.
-    #[error("{machine}: {operation} needs a running machine, and it is off")]
+    #[error("{machine}: {operation} needs a running machine, and it is off{}", waiting(waits_for.as_deref()))]
     Off {
         /// The machine.
         machine: String,
         /// The operation.
         operation: String,
+        /// What it starts after by itself, if it does.
+        waits_for: Option<String>,
     },
     /// A machine without an agent was asked for something that only an agent can do.
     #[error("{machine}: {operation} needs the agent, and this machine only has a console")]
@@ -367,6 +369,10 @@ pub(crate) fn last_lines(output: &[u8], count: usize) -> Vec<String> {
 
 fn list(paths: &[PathBuf]) -> impl fmt::Display {
     paths.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn waiting(for_what: Option<&str>) -> String {
+    for_what.map_or_else(String::new, |what| format!("; it starts by itself after: {what}"))
 }
 
 fn full_disk_hint(said: &str) -> &'static str {

@@ -9,6 +9,7 @@ use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 use process::{Child, RunDir};
 use switch::{BundleConfig, LacpMode, LldpConfig, PortConfig, PortId, Switch, SwitchOptions};
+use tokio_util::sync::CancellationToken;
 
 use crate::capture::Captures;
 use crate::checkpoint::Checkpoint;
@@ -58,6 +59,10 @@ pub(crate) struct Context {
     /// See [`LabOptions::checkpoints`].
     pub(crate) checkpoints: bool,
     pub(crate) captures: Captures,
+    /// The machine of the lab that asks for its turn to boot.
+    pub(crate) line: tokio::sync::Mutex<()>,
+    /// Cancelled when the lab ends: nothing starts any more.
+    pub(crate) over: CancellationToken,
     run: RunDir,
 }
 
@@ -147,6 +152,8 @@ impl Lab {
             seed,
             checkpoints,
             captures,
+            line: tokio::sync::Mutex::default(),
+            over: CancellationToken::new(),
             run,
         });
         let mut machines = Vec::new();
@@ -167,15 +174,6 @@ impl Lab {
         let control = control::Server::start(&lab, &lab.inner.context.socket("control")?)?;
         *lab.inner.control.lock().unwrap_or_else(PoisonError::into_inner) = Some(control);
         Ok(lab)
-    }
-
-    /// Powers every machine on.
-    ///
-    /// # Errors
-    /// The first machine's that does not start.
-    pub async fn start(&self) -> Result<(), Error> {
-        let started = self.inner.machines.iter().map(Machine::start);
-        futures::future::try_join_all(started).await.map(drop)
     }
 
     /// Waits until every machine is ready.
@@ -274,6 +272,7 @@ impl Lab {
     /// # Errors
     /// [`Error::Lingering`] names what is still there.
     pub async fn teardown(&self) -> Result<(), Error> {
+        self.inner.context.over.cancel();
         self.inner.control.lock().unwrap_or_else(PoisonError::into_inner).take();
         let quit = self.inner.machines.iter().map(|m| m.quit(QUIT_GRACE));
         futures::future::join_all(quit).await;
@@ -301,6 +300,7 @@ impl Lab {
 
     /// Kills every QEMU now, without waiting: for a watchdog.
     pub fn kill(&self) {
+        self.inner.context.over.cancel();
         self.inner.machines.iter().for_each(Machine::kill_now);
     }
 }
@@ -365,7 +365,10 @@ fn check(spec: &LabSpec) -> Result<(), Error> {
         };
         return Err(Error::Spec { machine: machine.name.clone(), problem });
     }
-    Ok(())
+    match crate::start::problem(&spec.machines) {
+        Some((machine, problem)) => Err(Error::Spec { machine, problem }),
+        None => Ok(()),
+    }
 }
 
 /// What is wrong with the data disks.

@@ -19,6 +19,7 @@ mod fault;
 mod lab;
 mod machine;
 mod poll;
+mod start;
 mod supervisor;
 mod uplink;
 mod vsock_way;
@@ -33,7 +34,8 @@ pub use machine::{
     WaitReady, WaitUnit, WaitUntilFails, WaitUntilSucceeds,
 };
 pub use poll::poll_until;
-pub use supervisor::{Event, Supervisor, Unsupervised};
+pub use start::{After, Condition};
+pub use supervisor::{BootTurn, Event, Supervisor, Unsupervised};
 pub use uplink::Uplink;
 pub use vsock_way::{has_vhost_user_vsock, has_vsock};
 

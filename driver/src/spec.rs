@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use switch::PortMode;
 
+use crate::start::After;
+
 /// How a machine starts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Boot {
@@ -204,6 +206,8 @@ pub struct MachineSpec {
     pub files: Vec<GuestFile>,
     /// Addresses by network name, for tests and error texts.
     pub addresses: BTreeMap<String, IpAddr>,
+    /// What has to be so before it starts: clients of an API start after it is there.
+    pub after: Vec<After>,
 }
 
 impl MachineSpec {
@@ -269,6 +273,7 @@ pub(crate) mod tests {
             hostname: None,
             files: Vec::new(),
             addresses: BTreeMap::new(),
+            after: Vec::new(),
         }
     }
 

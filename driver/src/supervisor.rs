@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use serde_json::Value;
 
 /// Something that happened in a lab, for a log, a live display or a timeline.
@@ -19,6 +21,9 @@ pub struct Event {
     pub data: Value,
 }
 
+/// A machine's turn to boot, until it is dropped.
+pub type BootTurn = Box<dyn Send + Sync>;
+
 /// The driver's view of the test that it works for. The harness's side implements it, so that neither
 /// crate knows the other.
 pub trait Supervisor: Send + Sync {
@@ -27,6 +32,13 @@ pub trait Supervisor: Send + Sync {
 
     /// How long the whole test may still take. Every wait takes the smaller of its own limit and this.
     fn remaining(&self) -> Duration;
+
+    /// Resolves when so many more virtual CPUs may boot on this host. The driver drops what it gets when the machine is
+    /// ready, dead or off, or has used up the time of a boot. Unless the supervisor says otherwise, all may boot at once.
+    fn boot_turn(&self, vcpus: u32) -> BoxFuture<'_, BootTurn> {
+        let _ = vcpus;
+        std::future::ready(Box::new(()) as BootTurn).boxed()
+    }
 }
 
 /// A supervisor that drops events and ends everything at one instant: for tools and unit tests.

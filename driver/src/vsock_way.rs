@@ -9,7 +9,7 @@ use process::{Child, Command, Stdio};
 use crate::Error;
 use crate::guest::{Transport, VhostUserVsock, Vsock};
 use crate::machine::Machine;
-use crate::poll::poll_until;
+use crate::poll::Backoff;
 use crate::spec::Channel;
 
 /// The daemon of rust-vmm's vhost-device project.
@@ -83,13 +83,9 @@ async fn daemon(machine: &Machine) -> Result<VsockWay, Error> {
         .stderr(Stdio::File(err));
     let child = process::spawn(command)
         .map_err(|source| Error::Tool { operation: "starting the vsock daemon", source })?;
-    let up = poll_until(machine.limit(DAEMON_LIMIT), async || {
-        if device.exists() {
-            return Some(true);
-        }
-        child.try_status().map(|_| false)
-    });
-    if up.await != Some(true) {
+    let mut backoff = Backoff::new(machine.limit(DAEMON_LIMIT));
+    while !device.exists() && child.try_status().is_none() && backoff.pause().await {}
+    if !device.exists() {
         let said =
             fs_err::read(&log).map(|t| crate::error::last_lines(&t, 3).join(" / ")).unwrap_or_default();
         return Err(unavailable(format!(

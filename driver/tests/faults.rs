@@ -116,6 +116,7 @@ fn machine(name: &str, image: &Path) -> MachineSpec {
         hostname: None,
         files: Vec::new(),
         addresses: BTreeMap::new(),
+        after: Vec::new(),
     }
 }
 

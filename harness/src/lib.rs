@@ -65,7 +65,7 @@ mod verdict;
 mod wait;
 mod watchdog;
 
-pub use budget::{Grant, TOKEN_MIB};
+pub use budget::{BootTurn, BootTurns, Grant, TOKEN_MIB};
 pub use class::Class;
 pub use deadline::{Deadline, StandStill};
 pub use display::Lane;

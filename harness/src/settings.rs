@@ -119,6 +119,10 @@ pub struct Settings {
     #[arg(long, env = "RACKLESS_VCPUS", value_name = "N")]
     pub vcpus: Option<u32>,
 
+    /// Virtual CPUs that may be booting at once, over all tests [default: twice the host's cores]
+    #[arg(long, env = "RACKLESS_BOOTING_VCPUS", value_name = "N")]
+    pub booting_vcpus: Option<u32>,
+
     /// No live lines and no steps, only verdicts (also libtest's --quiet)
     #[arg(id = "no-progress", long, env = "RACKLESS_QUIET", value_parser = clap::builder::FalseyValueParser::new())]
     pub quiet: bool,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use crate::budget::{self, Grant};
+use crate::budget::{self, BootTurns, Grant};
 use crate::context::{self, Context, lock};
 use crate::error::human;
 use crate::{Deadline, Error, Events, Lane, Settings, Subject, SubjectId, steps};
@@ -159,6 +159,14 @@ impl Testbed {
         );
         lock(&context.grants).push(grant.clone());
         Ok(grant)
+    }
+
+    /// Where the test's machines queue up to boot, with those of all other tests of this user.
+    ///
+    /// # Errors
+    /// [`Error::RuntimeDir`] or [`Error::Io`] when the locks cannot be used.
+    pub fn boot_turns(&self) -> Result<BootTurns, Error> {
+        BootTurns::of_user(&self.context.settings)
     }
 }
 

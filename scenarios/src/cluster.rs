@@ -5,9 +5,9 @@ use std::ops::Index;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::ensure;
-use driver::Machine;
+use anyhow::{Context as _, ensure};
 use driver::checkpoint::Checkpoint;
+use driver::{After, Lab, Machine};
 use harness::Testbed;
 use profiles::{Profile, Role};
 
@@ -45,6 +45,7 @@ impl Cluster {
             data_disks: Vec::new(),
             whole_capture: false,
             boot: BootMode::default(),
+            after: Vec::new(),
         }
     }
 
@@ -186,6 +187,7 @@ pub struct ClusterBuilder {
     data_disks: Vec<(String, u32)>,
     whole_capture: bool,
     boot: BootMode,
+    after: Vec<(String, After)>,
 }
 
 impl ClusterBuilder {
@@ -222,6 +224,12 @@ impl ClusterBuilder {
     /// How the machines start.
     pub fn boot(mut self, boot: BootMode) -> Self {
         self.boot = boot;
+        self
+    }
+
+    /// Starts a machine after something on another one: see [`Rack::after`].
+    pub fn after(mut self, machine: &str, what: impl Into<After>) -> Self {
+        self.after.push((machine.to_owned(), what.into()));
         self
     }
 
@@ -298,6 +306,7 @@ impl ClusterBuilder {
         let rack = Rack::of(self.profile.clone(), &names).boot(self.boot);
         let rack = self.data_disks.iter().fold(rack, |rack, (name, mib)| rack.data_disk(name, *mib));
         let rack = if self.checkpoints { rack.checkpoints() } else { rack };
+        let rack = self.after.into_iter().fold(rack, |rack, (machine, after)| rack.after(&machine, after));
         let rack = if self.copies > 0 { rack.copies(self.copies) } else { rack };
         let rack = if self.whole_capture { rack.whole_capture() } else { rack };
         Ok(Making { plan: Arc::new(rack.plan(t).await?), profile: self.profile, servers })

@@ -4,7 +4,7 @@ pub use std::process::ExitCode;
 
 pub use anyhow::{Context as _, bail, ensure};
 pub use driver::spec::DiskBus;
-pub use driver::{Fault, Lab, Machine};
+pub use driver::{After, Fault, Lab, Machine};
 pub use harness::Testbed;
 pub use regex::Regex;
 pub use switch::{Direction, Distribution, FrameFilter, Impairment, VlanSet};

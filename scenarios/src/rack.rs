@@ -10,8 +10,8 @@ use driver::spec::{
     AgentSpec, Boot, BundleSpec, Channel, DataDisk, DiskBus, DiskSpec, GuestFile, LabSpec, MachineSpec,
     NicBackend, NicSpec,
 };
-use driver::{Captures, Lab, LabOptions};
-use harness::{Capture, Testbed};
+use driver::{After, Captures, Lab, LabOptions};
+use harness::{Capture, SubjectId, Testbed};
 use images::injection::{self, CREDENTIALS_SINCE, Injection};
 use images::{Image, WayIn};
 use profiles::Profile;
@@ -65,6 +65,7 @@ pub struct Rack {
     captures: Captures,
     backend: NicBackend,
     data_disks: Vec<DataDisk>,
+    after: Vec<(String, After)>,
     edit: Vec<Edit>,
 }
 
@@ -126,7 +127,7 @@ impl Plan {
             accel: self.accel,
             run: process::RunDir::create(&crate::assets::run_name())?,
             artifacts: copy.map_or_else(|| t.artifacts().to_owned(), |copy| t.artifacts().join(copy)),
-            supervisor: Arc::new(TestSupervisor::new(t, machines, copy)),
+            supervisor: Arc::new(TestSupervisor::new(t, machines, copy)?),
             seed: t.seed(),
             checkpoints: self.checkpoints,
             captures: self.captures,
@@ -175,6 +176,7 @@ impl Rack {
             captures: Captures::default(),
             backend: NicBackend::default(),
             data_disks: Vec::new(),
+            after: Vec::new(),
             edit: Vec::new(),
         }
     }
@@ -274,6 +276,14 @@ impl Rack {
         self
     }
 
+    /// Starts a machine only once another one is ready, or has a unit running, or a port open: the clients of an API after
+    /// its server. `.after("agent-1", "server-1")`, `.after("agent-1", After::port("server-1", 6443))`; several calls for
+    /// one machine add up. Launching does not wait for such machines; their verbs do.
+    pub fn after(mut self, machine: &str, what: impl Into<After>) -> Self {
+        self.after.push((machine.to_owned(), what.into()));
+        self
+    }
+
     /// Changes the topology before it is made: another VLAN on a port, another credential.
     pub fn edit(mut self, edit: impl Fn(&mut LabSpec) + Send + Sync + 'static) -> Self {
         self.edit.push(Box::new(edit));
@@ -338,6 +348,16 @@ impl Rack {
         let mut machines = Vec::new();
         for name in &self.machines {
             machines.push(self.machine(name, assets, image, &plan).await?);
+        }
+        for (machine, after) in &self.after {
+            let found = machines.iter_mut().find(|it| it.name == *machine);
+            let found = found.with_context(|| {
+                format!(
+                    "{machine} is to start after {after}, and is not among the machines: {}",
+                    self.machines.join(", ")
+                )
+            })?;
+            found.after.push(after.clone());
         }
         let mut spec = LabSpec { name: self.profile.name().to_owned(), machines };
         for edit in &self.edit {
@@ -409,6 +429,7 @@ impl Rack {
             hostname: Some(name.to_owned()),
             files: vec![GuestFile { path: "/etc/hosts".to_owned(), content: render::hosts(&self.profile) }],
             addresses: addresses.collect(),
+            after: Vec::new(),
         })
     }
 

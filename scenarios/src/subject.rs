@@ -5,10 +5,10 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use driver::{Event, Lab, Supervisor};
+use driver::{BootTurn, Event, Lab, Supervisor};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use harness::{Deadline, Events, Lane, Subject, Testbed};
+use harness::{BootTurns, Deadline, Events, Lane, Subject, Testbed};
 use services::Host;
 
 /// The lab that a test owns.
@@ -74,21 +74,30 @@ pub(crate) struct TestSupervisor {
     deadline: Deadline,
     lanes: BTreeMap<String, Mutex<Lane>>,
     copy: Option<String>,
+    turns: BootTurns,
 }
 
 impl TestSupervisor {
     /// Opens a live line for each machine. Those of a copy are told apart by its name: `copy-1/server-1`.
-    pub(crate) fn new(t: &Testbed, machines: impl IntoIterator<Item = String>, copy: Option<&str>) -> Self {
+    ///
+    /// # Errors
+    /// When the locks that tests share cannot be used.
+    pub(crate) fn new(
+        t: &Testbed,
+        machines: impl IntoIterator<Item = String>,
+        copy: Option<&str>,
+    ) -> Result<Self, harness::Error> {
         let lanes = machines.into_iter().map(|name| {
             let lane = t.lane(&full_name(&name, copy));
             (name, Mutex::new(lane))
         });
-        Self {
+        Ok(Self {
             events: t.events().clone(),
             deadline: t.deadline().clone(),
             lanes: lanes.collect(),
             copy: copy.map(str::to_owned),
-        }
+            turns: t.boot_turns()?,
+        })
     }
 }
 
@@ -108,6 +117,25 @@ impl Supervisor for TestSupervisor {
 
     fn remaining(&self) -> Duration {
         self.deadline.remaining()
+    }
+
+    fn boot_turn(&self, vcpus: u32) -> BoxFuture<'_, BootTurn> {
+        async move {
+            match self.turns.take(vcpus).await {
+                Ok(turn) => Box::new(turn) as BootTurn,
+                // Turns make boots quicker; no machine is to be held up by their bookkeeping.
+                Err(error) => {
+                    self.events.record(
+                        "note",
+                        None,
+                        format!("boots out of turn: {error}"),
+                        serde_json::Value::Null,
+                    );
+                    Box::new(())
+                }
+            }
+        }
+        .boxed()
     }
 }
 

@@ -3,6 +3,7 @@
 
 use driver::spec::LabSpec;
 use driver::{Cause, Died};
+use harness::Event;
 use scenarios::prelude::*;
 use switch::{PortMode, VlanId, VlanSet};
 
@@ -14,8 +15,21 @@ fn main() -> ExitCode {
 async fn of_guests_and_agents(t: &mut Testbed) -> Result {
     let names = ["server-1", "server-2", "server-3"];
     // The harness is not told of these deaths: they are what is tested.
-    let lab = Rack::of(profiles::simple(), &names).launch_unwatched(t).await?;
+    let lab = Rack::of(profiles::simple(), &names).after("server-3", "server-1").launch_unwatched(t).await?;
     lab.wait_ready().await?;
+    t.step("a machine that starts after another one did so", async || {
+        let events = fs_err::read_to_string(t.artifacts().join("events.jsonl"))?;
+        let events: Vec<Event> = events.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let when = |machine: &str, text: &str| {
+            let found = events.iter().find(|it| it.machine.as_deref() == Some(machine) && it.text == text);
+            found.map(|it| it.t_ms).with_context(|| format!("no event {text:?} of {machine}"))
+        };
+        let (ready, on) = (when("server-1", "Ready")?, when("server-3", "on")?);
+        ensure!(ready <= on, "server-3 was powered on after {on} ms, server-1 was ready after {ready} ms");
+        ensure!(when("server-2", "on")? < ready, "server-2 waits for nobody, and did not start at once");
+        Ok(())
+    })
+    .await?;
     t.step("a kernel panic is a crash of the guest", async || {
         let died =
             dies(&lab["server-1"], "echo 1 > /proc/sys/kernel/sysrq; echo c > /proc/sysrq-trigger").await?;

@@ -8,6 +8,7 @@ use super::instance::{Instance, last_words};
 use crate::console::{Severity, Stage};
 use crate::death::Cause;
 use crate::guest::{Guest, GuestOptions};
+use crate::supervisor::BootTurn;
 
 /// What a boot may take from power-on to readiness, before scaling.
 pub(super) const LIMIT: Duration = Duration::from_secs(75);
@@ -56,6 +57,21 @@ impl Machine {
                 }
             });
         }
+    }
+
+    /// Keeps the turn to boot until the boot is over, however it ends.
+    pub(super) fn hold_turn(&self, instance: &Arc<Instance>, turn: BootTurn) {
+        // Without an agent, the console is all that tells.
+        let booted = if self.spec().agent.is_some() { Stage::Ready } else { Stage::Init };
+        self.spawn_until_over(instance, move |machine, instance| async move {
+            let mut stages = instance.console.stages();
+            let limit = machine.limit(LIMIT);
+            tokio::select! {
+                _ = machine.died() => {}
+                _ = tokio::time::timeout(limit, stages.wait_for(|&stage| stage >= booted)) => {}
+            }
+            drop(turn);
+        });
     }
 
     /// A task holds the machine and the instance only weakly between its steps: it ends with the instance.

@@ -57,6 +57,8 @@ struct Inner {
     power: tokio::sync::Mutex<()>,
     /// The machine as it runs now.
     running: Mutex<Option<Arc<Instance>>>,
+    /// What has to be so before it starts by itself.
+    waits_for: watch::Sender<Option<String>>,
     /// The first unexpected end; it stays.
     death: watch::Sender<Option<Died>>,
     nics: Mutex<Vec<Plugged>>,
@@ -129,6 +131,7 @@ impl Machine {
             vars,
             power: tokio::sync::Mutex::default(),
             running: Mutex::default(),
+            waits_for: watch::Sender::new(None),
             death: watch::Sender::new(None),
             nics: Mutex::new(nics),
         };
@@ -208,6 +211,7 @@ impl Machine {
     /// [`Error::Off`], [`Error::NoAgent`], [`Error::Died`], or [`Error::Boot`] when the agent does not answer
     /// within the time that a boot may take.
     pub async fn guest(&self) -> Result<Guest, Error> {
+        self.end_of_waiting().await?;
         let instance = self.running("the guest channel")?;
         if self.inner.spec.agent.is_none() {
             return Err(Error::NoAgent { machine: self.name().to_owned(), operation: "this".to_owned() });
@@ -278,7 +282,33 @@ impl Machine {
     }
 
     fn off(&self, operation: &str) -> Error {
-        Error::Off { machine: self.name().to_owned(), operation: operation.to_owned() }
+        let waits_for = self.inner.waits_for.borrow().clone();
+        Error::Off { machine: self.name().to_owned(), operation: operation.to_owned(), waits_for }
+    }
+
+    /// From now on it starts by itself once something is so; `false` if it waits already.
+    pub(crate) fn begin_to_wait(&self, what: &str) -> bool {
+        self.inner.waits_for.send_if_modified(|waits_for| {
+            let begins = waits_for.is_none();
+            waits_for.get_or_insert_with(|| what.to_owned());
+            begins
+        })
+    }
+
+    /// It runs, or never will.
+    pub(crate) fn end_waiting(&self) {
+        self.inner.waits_for.send_replace(None);
+    }
+
+    /// Resolves when the machine no longer waits to be started.
+    pub(crate) async fn end_of_waiting(&self) -> Result<(), Error> {
+        let mut waits_for = self.inner.waits_for.subscribe();
+        if waits_for.borrow().is_none() {
+            return Ok(());
+        }
+        // The sender lives in `self`, so it can't be gone.
+        self.until_death(async { waits_for.wait_for(Option::is_none).await.map(drop).unwrap_or_default() })
+            .await
     }
 
     /// Keeps the first cause of death, and tells of it.
@@ -294,19 +324,33 @@ impl Machine {
             console: instance.console.tail(EVIDENCE_LINES),
             artifacts: self.inner.artifacts.clone(),
         };
+        self.keep_death(died);
+    }
+
+    /// It was to start and can't; no news once the lab is over.
+    pub(crate) fn die_unstarted(&self, cause: Cause) {
+        if self.inner.lab.over.is_cancelled() {
+            return;
+        }
+        self.keep_death(Died {
+            machine: self.name().to_owned(),
+            cause,
+            stage: Stage::Spawned,
+            after: Duration::ZERO,
+            console: Vec::new(),
+            artifacts: self.inner.artifacts.clone(),
+        });
+    }
+
+    fn keep_death(&self, died: Died) {
+        let (text, stage) = (died.cause.to_string(), died.stage.to_string());
         let first = self.inner.death.send_if_modified(|death| {
             let first = death.is_none();
-            if first {
-                *death = Some(died.clone());
-            }
+            death.get_or_insert(died);
             first
         });
         if first {
-            self.event(
-                "death",
-                died.cause.to_string(),
-                serde_json::json!({ "stage": died.stage.to_string() }),
-            );
+            self.event("death", text, serde_json::json!({ "stage": stage }));
         }
     }
 

@@ -18,20 +18,27 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 const RESET_LIMIT: Duration = Duration::from_secs(60);
 
 impl Machine {
-    /// Powers the machine on. Returns once QEMU runs and its console is captured; the boot goes on, and
-    /// [`Machine::wait_ready`] waits for its end. A machine that runs already is left alone.
+    /// Powers the machine on, when it is its turn: no more virtual CPUs boot at once than the host can run. Returns once
+    /// QEMU runs and its console is captured; the boot goes on, and [`Machine::wait_ready`] waits for its end. A machine
+    /// that runs already is left alone, and so is one whose lab is over.
     ///
     /// # Errors
     /// [`Error::Start`], [`Error::QemuMissing`], or a file of the run that can't be made.
     pub async fn start(&self) -> Result<(), Error> {
-        let _power = self.inner.power.lock().await;
         if self.is_running() {
+            return Ok(());
+        }
+        let turn = self.turn_to_boot().await;
+        let _power = self.inner.power.lock().await;
+        if self.is_running() || self.inner.lab.over.is_cancelled() {
             return Ok(());
         }
         let instance = Arc::new(instance::power_on(self, None).await?);
         self.event("power", "on", serde_json::json!({ "qemu_pid": instance.child.pid() }));
         self.set_instance(Some(instance.clone()));
+        self.end_waiting();
         self.watch(&instance);
+        self.hold_turn(&instance, turn);
         Ok(())
     }
 

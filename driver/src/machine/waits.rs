@@ -65,7 +65,7 @@ impl Machine {
     /// Waits until the guest has booted: the agent answers, hostname and files are set, and systemd has
     /// started what it was to start (with or without failed units). A fast NIC passes frames.
     ///
-    /// Limit: 75 s before scaling, from now.
+    /// Limit: 75 s before scaling, from now, or from when it starts if it starts after another one.
     pub fn wait_ready(&self) -> WaitReady<'_> {
         WaitReady { machine: self, limit: boot::LIMIT }
     }
@@ -116,6 +116,7 @@ impl Machine {
 impl WaitReady<'_> {
     async fn run(self) -> Result<(), Error> {
         let machine = self.machine;
+        machine.end_of_waiting().await?;
         let instance = machine.running("waiting for readiness")?;
         if machine.spec().agent.is_none() {
             return Err(Error::NoAgent {

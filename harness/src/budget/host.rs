@@ -9,6 +9,19 @@ use crate::{Error, Settings};
 /// Virtual CPUs for each core of the host: guests wait a lot while they boot.
 const VCPUS_PER_CORE: u32 = 2;
 
+/// Virtual CPUs that may be booting at once, for each core of the host. Measured under TCG on two cores: two machines
+/// boot in the time of one, four in that of two waves of two; more at once get in each other's way.
+const BOOTING_VCPUS_PER_CORE: u32 = 2;
+
+fn cores() -> u32 {
+    std::thread::available_parallelism().map_or(1, |cores| u32::try_from(cores.get()).unwrap_or(1))
+}
+
+/// How many virtual CPUs may be booting at once.
+pub(super) fn booting_vcpus(settings: &Settings) -> u32 {
+    settings.booting_vcpus.unwrap_or(BOOTING_VCPUS_PER_CORE * cores()).max(1)
+}
+
 /// What tests may use together.
 #[derive(Debug, Clone)]
 pub(super) struct Capacity {
@@ -25,8 +38,7 @@ pub(super) struct Capacity {
 
 impl Capacity {
     pub(super) fn of_host(settings: &Settings) -> Result<Self, Error> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let vcpus = settings.vcpus.unwrap_or(VCPUS_PER_CORE * u32::try_from(cores).unwrap_or(1)).max(1);
+        let vcpus = settings.vcpus.unwrap_or(VCPUS_PER_CORE * cores()).max(1);
         if let Some(memory_mib) = settings.memory_mib {
             let basis = "as RACKLESS_MEMORY or --memory says".to_owned();
             let free_basis = basis.clone();

@@ -9,6 +9,7 @@
 mod host;
 mod records;
 mod tokens;
+mod turns;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -21,6 +22,7 @@ use crate::{Error, Settings};
 use host::Capacity;
 use records::{Queue, Ticket};
 use tokens::{Held, TokenFile};
+pub use turns::{BootTurn, BootTurns};
 
 /// Memory that one token stands for, in MiB.
 pub const TOKEN_MIB: u64 = 256;

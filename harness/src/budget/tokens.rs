@@ -11,8 +11,10 @@ use crate::Error;
 
 /// Where in the file each kind of token begins. Locks may lie beyond the end of a file, so it stays empty.
 const GATE: u64 = 0;
+const FRONT: u64 = 1;
 const MEMORY: u64 = 1 << 20;
 const VCPUS: u64 = 1 << 30;
+const BOOTING: u64 = 1 << 31;
 
 /// The file, opened once more: locks belong to this opening.
 #[derive(Debug)]
@@ -75,6 +77,20 @@ impl TokenFile {
             && self.take_some(VCPUS, vcpus, vcpu_capacity)?;
         // Dropping the file gives back what was taken of it.
         Ok(all.then_some(Held { _file: self }))
+    }
+
+    /// Takes tokens of CPUs that boot, as many as are free of those wanted, if this opening is at the front; whether it
+    /// has all of them now. Call it again until it has: what it took it keeps.
+    pub(super) fn take_turn(&self, wanted: u64, capacity: u64) -> Result<bool, Error> {
+        if !self.set(FRONT, libc::F_WRLCK)? {
+            return Ok(false);
+        }
+        // A lock that this opening holds already can be set again, and so counts.
+        let all = self.take_some(BOOTING, wanted, capacity)?;
+        if all {
+            self.set(FRONT, libc::F_UNLCK)?;
+        }
+        Ok(all)
     }
 
     fn take_some(&self, base: u64, wanted: u64, capacity: u64) -> Result<bool, Error> {
