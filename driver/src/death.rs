@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::console::{Finding, Stage};
+use crate::console::{Finding, FindingKind, Stage};
 use crate::error::{Kind, quoted};
 
 /// Why a machine is dead although nobody asked for it.
@@ -45,6 +45,16 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Whether the guest's kernel has panicked, so that nothing in the guest answers any more.
+    #[must_use]
+    pub fn is_panic(&self) -> bool {
+        match self {
+            Self::GuestPanicked => true,
+            Self::Console(finding) => finding.kind == FindingKind::KernelPanic,
+            _ => false,
+        }
+    }
+
     /// Whose fault it is: QEMU's end and a lost agent are the infrastructure's, all else is the guest's.
     #[must_use]
     pub fn kind(&self) -> Kind {

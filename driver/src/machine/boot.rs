@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Machine;
 use super::instance::{Instance, last_words};
-use crate::console::{Severity, Stage};
+use crate::console::{Position, Severity, Stage};
 use crate::death::Cause;
 use crate::guest::{Guest, GuestOptions};
 use crate::supervisor::BootTurn;
@@ -14,6 +14,8 @@ use crate::supervisor::BootTurn;
 pub(super) const LIMIT: Duration = Duration::from_secs(75);
 /// What one request of the set-up after the agent's greeting may take, before scaling.
 const SETUP_LIMIT: Duration = Duration::from_secs(15);
+/// What a kernel that panicked may take to write to its console why; writing takes no more than moments.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long QEMU may need to end after it announced a shutdown or closed its monitor.
 const LAST_EVENTS: Duration = Duration::from_secs(2);
 
@@ -102,7 +104,10 @@ impl Machine {
         while let Ok(event) = events.recv().await {
             let reason = || event.data["reason"].as_str().unwrap_or("no reason given").to_owned();
             match event.name.as_str() {
-                "GUEST_PANICKED" => self.die(instance, Cause::GuestPanicked),
+                "GUEST_PANICKED" => {
+                    self.hear_out(instance).await;
+                    self.die(instance, Cause::GuestPanicked);
+                }
                 "SHUTDOWN" if event.data["guest"].as_bool() == Some(true) => {
                     self.die(instance, Cause::UnexpectedShutdown { reason: reason() });
                 }
@@ -112,6 +117,28 @@ impl Machine {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// QEMU stops the machine at the moment when the guest's kernel tells it of its panic. A kernel that panics in an NMI
+    /// or after a double fault has not written a word of it to the console by then, so it goes on until it has, and
+    /// stands still again for the diagnosis. The registers are kept as they were at the panic.
+    async fn hear_out(&self, instance: &Instance) {
+        let registers = self.inner.artifacts.join("registers-at-panic.txt");
+        let kept = match instance.registers(LAST_WORDS).await {
+            Ok(text) => fs_err::write(&registers, text).map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = kept {
+            self.event("note", format!("no registers of the panic: {error}"), serde_json::Value::Null);
+        }
+        // By panic(9) of Linux, kernel/panic.c: the last that it writes before it stops for ever.
+        let end = regex::Regex::new(r"---\[ end Kernel panic").expect("a valid expression");
+        let nothing = || serde_json::json!({});
+        if instance.qmp.execute_raw_within("cont", nothing(), LAST_WORDS).await.is_ok() {
+            // What is missing after that is missing: the death has what there is.
+            let _ = instance.console.wait_for(&end, Position::START, LAST_WORDS).await;
+            let _ = instance.qmp.execute_raw_within("stop", nothing(), LAST_WORDS).await;
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::Machine;
+use super::instance::Instance;
 use crate::guest::Exec;
 
 /// What one question may take: a guest that is wedged must not hold up the others.
@@ -47,12 +48,8 @@ impl Machine {
             Ok(status) => keep(&folder.join("qmp-status.json"), status.to_string().as_bytes(), &mut missing),
             Err(error) => missing.push(format!("qmp-status.json: {error}")),
         }
-        let registers = json!({ "command-line": "info registers -a" });
-        match instance.qmp.execute_raw_within("human-monitor-command", registers, LIMIT).await {
-            Ok(text) => {
-                let text = text.as_str().unwrap_or_default().replace("\r\n", "\n");
-                keep(&folder.join("registers.txt"), text.as_bytes(), &mut missing);
-            }
+        match instance.registers(LIMIT).await {
+            Ok(text) => keep(&folder.join("registers.txt"), text.as_bytes(), &mut missing),
             Err(error) => missing.push(format!("registers.txt: {error}")),
         }
         if let Err(error) = self.screenshot("failure").await {
@@ -64,6 +61,9 @@ impl Machine {
     async fn ask_guest(&self, folder: &Path) -> Vec<String> {
         let guest = self.instance().and_then(|i| i.guest.borrow().clone());
         let Some(guest) = guest else { return vec!["the guest: no agent answers".to_owned()] };
+        if self.inner.death.borrow().as_ref().is_some_and(|died| died.cause.is_panic()) {
+            return vec!["the guest: its kernel panicked, so that nobody answers".to_owned()];
+        }
         let mut missing = Vec::new();
         // Tasks go to the console log, which is captured anyway.
         if let Err(error) = guest.sysrq('w', LIMIT).await {
@@ -83,6 +83,15 @@ impl Machine {
             }
         }
         missing
+    }
+}
+
+impl Instance {
+    /// The registers of all virtual CPUs, as text.
+    pub(super) async fn registers(&self, limit: Duration) -> Result<String, qmp::Error> {
+        let ask = json!({ "command-line": "info registers -a" });
+        let text = self.qmp.execute_raw_within("human-monitor-command", ask, limit).await?;
+        Ok(text.as_str().unwrap_or_default().replace("\r\n", "\n"))
     }
 }
 
