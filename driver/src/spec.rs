@@ -37,6 +37,29 @@ impl Boot {
     }
 }
 
+/// What makes a machine quicker under emulation, and which of it is on: all, unless a test turns it off. Under KVM
+/// nothing of it does anything. `docs/performance.md` has what each saves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuning {
+    /// A processor of the level x86-64-v2 without vector units beyond it: the guest's libraries then choose code that
+    /// is translated well. Off, it has all that the emulator knows (`-cpu max`).
+    pub lean_cpu: bool,
+    /// In a direct boot on a QEMU older than 8, which translates a library anew for each address that it is mapped at:
+    /// addresses that are the same in each process (`norandmaps`).
+    pub fixed_addresses: bool,
+}
+
+impl Tuning {
+    /// Nothing of it.
+    pub const OFF: Self = Self { lean_cpu: false, fixed_addresses: false };
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self { lean_cpu: true, fixed_addresses: true }
+    }
+}
+
 /// The bus that the system disk hangs on; the guest names its disk by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -188,6 +211,8 @@ pub struct MachineSpec {
     pub vcpus: u32,
     /// How it starts.
     pub boot: Boot,
+    /// What makes it quicker under emulation.
+    pub tuning: Tuning,
     /// The system disk.
     pub disk: DiskSpec,
     /// Further disks, up to [`MachineSpec::DATA_DISKS`].
@@ -261,6 +286,7 @@ pub(crate) mod tests {
             memory_mib: 768,
             vcpus: 2,
             boot: Boot::Firmware,
+            tuning: Tuning::default(),
             disk: DiskSpec { image: "/images/debian.raw".into(), bus: DiskBus::VirtioBlk, grow_to: None },
             data_disks: Vec::new(),
             nics: vec![

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use driver::qemu::{Accel, Qemu, Version};
-use driver::spec::{Boot, DiskBus, DiskSpec, LabSpec, MachineSpec, NicBackend, NicSpec};
+use driver::spec::{Boot, DiskBus, DiskSpec, LabSpec, MachineSpec, NicBackend, NicSpec, Tuning};
 use driver::{Error, Event, Lab, LabOptions, Supervisor};
 use process::RunDir;
 use switch::{Channel, Impairment, PortMode, VlanId};
@@ -107,6 +107,7 @@ fn machine(name: &str, image: &Path) -> MachineSpec {
         memory_mib: 64,
         vcpus: 1,
         boot: Boot::Direct { kernel: "/nonexistent/kernel".into(), initrd: None, cmdline: String::new() },
+        tuning: Tuning::default(),
         disk: DiskSpec { image: image.to_owned(), bus: DiskBus::VirtioBlk, grow_to: None },
         data_disks: Vec::new(),
         nics: vec![nic(1), nic(2)],

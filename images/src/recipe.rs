@@ -11,8 +11,9 @@ use crate::image::{DiskBus, Login, WayIn};
 use crate::toml_file::TomlFile;
 
 /// The recipes that come with us: name, file name for messages, text.
-pub(crate) const BUILTIN: [(&str, &str, &str); 2] = [
+pub(crate) const BUILTIN: [(&str, &str, &str); 3] = [
     ("server", "images/recipes/server.toml", include_str!("../recipes/server.toml")),
+    ("plain", "images/recipes/plain.toml", include_str!("../recipes/plain.toml")),
     ("stranger", "images/recipes/stranger.toml", include_str!("../recipes/stranger.toml")),
 ];
 
@@ -29,6 +30,8 @@ pub struct Recipe {
     pub disk: DiskOptions,
     /// Words of the kernel's command line besides `root=` and `rw`; a derived image has its base's.
     pub cmdline: Vec<String>,
+    /// What finds the root; a derived image has its base's.
+    pub initrd: Initrd,
     /// Units to enable, disable and mask.
     pub services: Services,
     /// Files to write into the root.
@@ -74,6 +77,17 @@ pub struct DiskOptions {
     pub free_mib: u32,
     /// The bus that the image expects.
     pub bus: DiskBus,
+}
+
+/// What finds the root and switches to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Initrd {
+    /// Busybox, a script and the drivers of the disk buses, made by the builder.
+    #[default]
+    Small,
+    /// The one that the kernel's package had made in the root's `/boot`, by initramfs-tools or dracut.
+    Distribution,
 }
 
 /// What is done with units.
@@ -136,6 +150,7 @@ struct RawDisk {
 #[serde(deny_unknown_fields, default)]
 struct RawBoot {
     cmdline: Vec<Spanned<String>>,
+    initrd: Option<Spanned<Initrd>>,
 }
 
 #[derive(Deserialize)]
@@ -211,6 +226,7 @@ impl Recipe {
             about: raw.about,
             source,
             disk,
+            initrd: raw.boot.initrd.map(Spanned::into_inner).unwrap_or_default(),
             cmdline: raw.boot.cmdline.into_iter().map(Spanned::into_inner).collect(),
             services: raw.services.map(Spanned::into_inner).unwrap_or_default(),
             files,
@@ -247,6 +263,9 @@ fn source(toml: &TomlFile<'_>, raw: &Raw) -> Result<Source, ConfigError> {
         }
         if let Some(word) = raw.boot.cmdline.first() {
             return Err(toml.wrong("boot.cmdline", word, "a derived image has its base's loader"));
+        }
+        if let Some(initrd) = &raw.boot.initrd {
+            return Err(toml.wrong("boot.initrd", initrd, "a derived image has its base's initrd"));
         }
         for (key, value) in [("disk.esp_mib", &raw.disk.esp_mib), ("disk.free_mib", &raw.disk.free_mib)] {
             if let Some(value) = value {

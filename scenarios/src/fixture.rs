@@ -201,7 +201,7 @@ fn key(plan: &Plan, fixture: &str) -> anyhow::Result<String> {
     add("driver", env!("CARGO_PKG_VERSION"));
     add("fixture", fixture);
     add("qemu", &format!("{} {}", qemu.program.display(), qemu.version));
-    add("accelerator", &format!("{accel} {}", accel.cpu()));
+    add("accelerator", &format!("{accel} {}", accel.cpu(true)));
     // A guest under KVM has seen what the host's processor can do.
     add("host", &processor());
     for machine in &plan.spec.machines {

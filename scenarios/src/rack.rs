@@ -8,7 +8,7 @@ use driver::checkpoint::Checkpoint;
 use driver::qemu::{Accel, Memory, Qemu};
 use driver::spec::{
     AgentSpec, Boot, BundleSpec, Channel, DataDisk, DiskBus, DiskSpec, GuestFile, LabSpec, MachineSpec,
-    NicBackend, NicSpec,
+    NicBackend, NicSpec, Tuning,
 };
 use driver::{After, Captures, Lab, LabOptions};
 use harness::{Capture, SubjectId, Testbed};
@@ -66,6 +66,7 @@ pub struct Rack {
     backend: NicBackend,
     data_disks: Vec<DataDisk>,
     after: Vec<(String, After)>,
+    tuning: Tuning,
     edit: Vec<Edit>,
 }
 
@@ -177,6 +178,7 @@ impl Rack {
             backend: NicBackend::default(),
             data_disks: Vec::new(),
             after: Vec::new(),
+            tuning: Tuning::default(),
             edit: Vec::new(),
         }
     }
@@ -281,6 +283,12 @@ impl Rack {
     /// one machine add up. Launching does not wait for such machines; their verbs do.
     pub fn after(mut self, machine: &str, what: impl Into<After>) -> Self {
         self.after.push((machine.to_owned(), what.into()));
+        self
+    }
+
+    /// Turns off what makes machines quicker under emulation: for a test of what it changes.
+    pub fn tuning(mut self, tuning: Tuning) -> Self {
+        self.tuning = tuning;
         self
     }
 
@@ -420,6 +428,7 @@ impl Rack {
             memory_mib: self.memory_mib,
             vcpus: self.vcpus,
             boot: self.boot_of(image)?,
+            tuning: self.tuning,
             disk: DiskSpec { image: disk, bus: self.bus.unwrap_or(bus(image.bus)), grow_to: None },
             data_disks: self.data_disks.clone(),
             nics: nics.collect::<anyhow::Result<_>>()?,

@@ -33,6 +33,8 @@ enum Name {
     Checkpoint,
     /// The cluster suites with checkpoints beside the same without
     Suites,
+    /// The boot of machines beside the one that their distribution makes
+    Boot,
 }
 
 impl Name {
@@ -41,6 +43,7 @@ impl Name {
             Self::Switch => "switch",
             Self::Checkpoint => "checkpoint",
             Self::Suites => "suites",
+            Self::Boot => "boot",
         }
     }
 
@@ -50,6 +53,7 @@ impl Name {
             Self::Switch => Some(["switch", "beside_vde"]),
             Self::Checkpoint => Some(["scenarios", "checkpoint"]),
             Self::Suites => None,
+            Self::Boot => Some(["scenarios", "boot"]),
         }
     }
 }

@@ -183,7 +183,7 @@ fn machine(line: &mut CommandLine, spec: &MachineSpec, wiring: &Wiring) {
             Accel::Tcg => Opts::new("tcg").set("thread", "multi"),
         },
     );
-    line.push("-cpu", wiring.accel.cpu());
+    line.push("-cpu", wiring.accel.cpu(spec.tuning.lean_cpu));
     line.push("-smp", spec.vcpus);
     line.push("-m", format!("{}M", spec.memory_mib));
     line.push("-rtc", Opts::keyed("base", "utc"));
@@ -214,7 +214,8 @@ fn boot(line: &mut CommandLine, qemu: &Qemu, spec: &MachineSpec, wiring: &Wiring
             if let Some(initrd) = initrd {
                 line.push("-initrd", initrd.display());
             }
-            if wiring.accel == Accel::Tcg && translates_per_address(qemu) {
+            let fixed = spec.tuning.fixed_addresses && translates_per_address(qemu);
+            if wiring.accel == Accel::Tcg && fixed {
                 line.push("-append", format!("{cmdline} norandmaps"));
             } else {
                 line.push("-append", cmdline);

@@ -17,7 +17,7 @@ use crate::error::{At, Error};
 use crate::ext4_edit::Edit;
 use crate::manifest::{FORMAT, Facts, Manifest};
 use crate::progress::{Phase, Reporter};
-use crate::recipe::{DiskOptions, Packages, Recipe};
+use crate::recipe::{DiskOptions, Initrd, Packages, Recipe};
 use crate::tools::{MKE2FS, MMDEBSTRAP, Tool};
 use cache::sparse;
 
@@ -134,7 +134,13 @@ pub(crate) fn from_packages(
     let kernel = root
         .read(&format!("/boot/vmlinuz-{version}"))
         .map_err(|_| missing(&format!("/boot/vmlinuz-{version}"), "its kernel package did not set it up"))?;
-    let initrd = initrd::make(&recipe.name, &root, version)?;
+    let initrd = match recipe.initrd {
+        Initrd::Small => initrd::make(&recipe.name, &root, version)?,
+        Initrd::Distribution => {
+            let path = format!("/boot/initrd.img-{version}");
+            root.read(&path).map_err(|_| missing(&path, "add the package initramfs-tools to the recipe"))?
+        }
+    };
     let loader = root
         .read("/usr/lib/systemd/boot/efi/systemd-bootx64.efi")
         .map_err(|_| missing("systemd-bootx64.efi", "add the package systemd-boot-efi to the recipe"))?;

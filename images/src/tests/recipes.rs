@@ -4,7 +4,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use crate::recipe::{BUILTIN, Recipe, Source};
+use crate::recipe::{BUILTIN, Initrd, Recipe, Source};
 
 fn wrong(text: &str) -> String {
     Recipe::parse(text, Path::new("own.toml")).unwrap_err().to_string()
@@ -20,6 +20,8 @@ fn those_that_come_with_us_are_sound_and_name_no_mirror() {
     }
     let server = Recipe::builtin("server").unwrap();
     assert!(matches!(&server.source, Source::Packages(packages) if packages.suite == "trixie"));
+    assert_eq!(server.initrd, Initrd::Small);
+    assert_eq!(Recipe::builtin("plain").unwrap().initrd, Initrd::Distribution);
     assert_eq!(Recipe::builtin("stranger").unwrap().source, Source::Base("server".into()));
 }
 
@@ -31,6 +33,7 @@ fn errors_name_file_line_and_key() {
         ("packages = [\"a\",\n \"b c\"]\n", "own.toml:5: `packages`: \"b c\" is no package's name"),
         ("[disk]\nfree_mib = -1\n", "own.toml:5: "),
         ("[disk]\nesp_mib = 1\n", "own.toml:5: `disk.esp_mib`: 1 MiB is outside 36 to 2048"),
+        ("[boot]\ninitrd = \"dracut\"\n", "own.toml:5: unknown variant `dracut`"),
         ("[disk]\nbus = \"scsi\"\n", "own.toml:5: unknown variant `scsi`"),
         (
             "[boot]\ncmdline = [\"root=/dev/vda2\"]\n",

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::qemu::{SPARE_PORTS, Version};
 use crate::spec::tests::machine;
-use crate::spec::{AgentSpec, DataDisk, DiskSpec};
+use crate::spec::{AgentSpec, DataDisk, DiskSpec, Tuning};
 
 fn with_agent(channel: Channel) -> MachineSpec {
     let agent = AgentSpec { disk: Some("/images/agent.raw".into()), channel };
@@ -82,6 +82,18 @@ fn an_old_tcg_boots_without_randomised_addresses() {
     assert_eq!(append(Accel::Tcg, 7), "quiet norandmaps");
     assert_eq!(append(Accel::Tcg, 10), "quiet");
     assert_eq!(append(Accel::Kvm, 7), "quiet");
+}
+
+#[test]
+fn tuning_can_be_turned_off_and_changes_nothing_else() {
+    let boot = Boot::Direct { kernel: "/k".into(), initrd: None, cmdline: "quiet".into() };
+    let spec = MachineSpec { boot, ..machine("server-1") };
+    let off = MachineSpec { tuning: Tuning::OFF, ..spec.clone() };
+    let on = |accel| Wiring { accel, ..wiring(plugged()) };
+    let changed = change(&shell(&spec, &on(Accel::Tcg)), &shell(&off, &on(Accel::Tcg)));
+    let cpu = Accel::Tcg.cpu(true);
+    assert_eq!(changed, format!("- -cpu {cpu}\n- -append 'quiet norandmaps'\n+ -cpu max\n+ -append quiet\n"));
+    assert_eq!(change(&shell(&spec, &on(Accel::Kvm)), &shell(&off, &on(Accel::Kvm))), "");
 }
 
 #[test]
