@@ -161,7 +161,7 @@ pub enum Error {
         machine: String,
         /// The operation.
         operation: String,
-        /// What it starts after by itself, if it does.
+        /// What it waits for before it starts by itself, if it does.
         waits_for: Option<String>,
     },
     /// A machine without an agent was asked for something that only an agent can do.
@@ -372,7 +372,7 @@ fn list(paths: &[PathBuf]) -> impl fmt::Display {
 }
 
 fn waiting(for_what: Option<&str>) -> String {
-    for_what.map_or_else(String::new, |what| format!("; it starts by itself after: {what}"))
+    for_what.map_or_else(String::new, |what| format!(", and waits for {what}"))
 }
 
 fn full_disk_hint(said: &str) -> &'static str {

@@ -88,24 +88,26 @@ impl Lab {
     pub async fn start(&self) -> Result<(), Error> {
         let (now, later): (Vec<_>, Vec<_>) =
             self.machines().iter().partition(|machine| machine.spec().after.is_empty());
+        // Before anything waits for one of them: until it runs, it is not off but about to start.
+        let about_to: Vec<_> = now.into_iter().filter_map(|it| AboutToStart::because(it, TURN)).collect();
         for machine in later {
             self.start_later(machine);
         }
-        futures::future::try_join_all(now.into_iter().map(Machine::start)).await.map(drop)
+        let starts = about_to.into_iter().map(|it| async move { it.0.start().await });
+        futures::future::try_join_all(starts).await.map(drop)
     }
 
     /// Starts a machine as soon as all is so that it starts after. The task ends with the lab.
     fn start_later(&self, machine: &Machine) {
         let waits_for = machine.spec().after.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        if machine.is_running() || !machine.begin_to_wait(&waits_for) {
-            return;
-        }
+        let Some(about_to) = AboutToStart::because(machine, &waits_for) else { return };
         machine.event("power", format!("waits for {waits_for}"), serde_json::Value::Null);
-        let (weak, machine, over) = (self.downgrade(), machine.clone(), self.context().over.clone());
+        let (weak, over) = (self.downgrade(), self.context().over.clone());
         tokio::spawn(async move {
+            let machine = &about_to.0;
             // The lab may be gone, and then nothing is left to start.
             let Some(lab) = weak.upgrade() else { return };
-            let Some(so) = over.run_until_cancelled(all_true(&lab, &machine)).await else { return };
+            let Some(so) = over.run_until_cancelled(all_true(&lab, machine)).await else { return };
             drop(lab);
             // Not raced against the lab's end: what is half started would be lost. A lab that is over starts nothing.
             let started = match so {
@@ -116,8 +118,26 @@ impl Lab {
                 let (kind, why) = (error.kind(), error.to_string());
                 machine.die_unstarted(Cause::NotStarted { waited_for: waits_for, why, kind });
             }
-            machine.end_waiting();
         });
+    }
+}
+
+/// What a machine waits for that starts after nothing.
+const TURN: &str = "its turn to boot";
+
+/// A machine that will be started, until it runs, or never will.
+struct AboutToStart(Machine);
+
+impl AboutToStart {
+    /// `None` if it runs, or is about to start already.
+    fn because(machine: &Machine, waits_for: &str) -> Option<Self> {
+        (!machine.is_running() && machine.begin_to_wait(waits_for)).then(|| Self(machine.clone()))
+    }
+}
+
+impl Drop for AboutToStart {
+    fn drop(&mut self) {
+        self.0.end_waiting();
     }
 }
 
@@ -145,7 +165,7 @@ impl Machine {
         match futures::poll!(&mut turn) {
             std::task::Poll::Ready(turn) => turn,
             std::task::Poll::Pending => {
-                self.event("power", "waits for its turn to boot", serde_json::Value::Null);
+                self.event("power", format!("waits for {TURN}"), serde_json::Value::Null);
                 turn.await
             }
         }

@@ -109,19 +109,22 @@ async fn who_starts_after_something_waits_for_it_and_says_so() {
     assert_eq!(told[0], "agent-1: waits for server-1 to be ready, port 6443 of server-1");
     assert_eq!(told[1], "1 vCPUs ask for a turn", "only server-1 asks");
     let off = lab["agent-1"].console().err().expect("it is off").to_string();
-    let expected = "agent-1: the console needs a running machine, and it is off; it starts by itself after: server-1 \
-                    to be ready, port 6443 of server-1";
+    let expected = "agent-1: the console needs a running machine, and it is off, and waits for server-1 to be ready, \
+                    port 6443 of server-1";
     assert_eq!(off, expected);
-    // A verb that needs the guest waits, and learns that it will never be.
-    let guest = tokio::time::timeout(LIMIT, lab["agent-1"].wait_ready().into_future()).await.expect("ends");
-    let died = lab.died().await;
-    assert!(matches!(guest, Err(Error::Died(_))), "{guest:?}");
+    // Nor do verbs that need the guest take server-1 for a machine that is off.
+    let mut waits = Box::pin(lab["agent-1"].wait_ready().into_future());
+    tokio::task::yield_now().await;
+    assert!(futures::poll!(&mut waits).is_pending() && futures::poll!(&mut start).is_pending());
+    host.permits.add_permits(1);
+    assert!(matches!(start.await, Err(Error::QemuMissing { .. })));
+    let died = tokio::time::timeout(LIMIT, lab.died()).await.expect("it can't start any more");
+    assert!(matches!(waits.await, Err(Error::Died(_))));
     let text = died.to_string();
     let begin =
         "agent-1: it was to start after server-1 to be ready, port 6443 of server-1, and did not: server-1: ";
     assert!(text.starts_with(begin), "{text}");
     assert_eq!(died.cause.kind(), Kind::Infra);
-    drop(start);
     lab.teardown().await.expect("torn down");
 }
 
