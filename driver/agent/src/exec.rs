@@ -4,7 +4,7 @@ use crate::failure::{Answer, Doing, failure};
 use crate::session::Windows;
 use crate::spawn::{Process, Start, set_terminal_size, spawn};
 use crate::streams::{Inbox, Input, Outbox};
-use crate::users::{Account, Database};
+use crate::users::{self, Account, Database};
 use crate::watched::watched;
 use agent_proto::frame::MAX_BULK;
 use agent_proto::message::{
@@ -16,7 +16,6 @@ use nix::pty::{Winsize, openpty};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::io::Interest;
@@ -66,9 +65,7 @@ fn start(spec: &ExecSpec) -> Result<Command, Failure> {
         cwd,
         account: account.as_ref().filter(|_| chosen),
         terminal: spec.tty.is_some(),
-        stdin: Stdio::null(),
-        stdout: Stdio::null(),
-        stderr: Stdio::null(),
+        stdio: [None, None, None],
     };
     let (mut stdin, mut outputs) = (None, Vec::new());
     if let Some(size) = spec.tty {
@@ -76,21 +73,19 @@ fn start(spec: &ExecSpec) -> Result<Command, Failure> {
         cloexec(&pty.master)?;
         cloexec(&pty.slave)?;
         let copy = |fd: &OwnedFd| fd.try_clone().doing("open a terminal");
-        command.stdin = copy(&pty.slave)?.into();
-        command.stdout = copy(&pty.slave)?.into();
-        command.stderr = pty.slave.into();
+        command.stdio = [Some(copy(&pty.slave)?), Some(copy(&pty.slave)?), Some(pty.slave)];
         let master = asynchronous(pty.master)?;
         stdin = Some(master.clone());
         outputs.push((Stream::Out, master));
     } else {
         if spec.stdin {
             let (reader, writer) = pipe()?;
-            command.stdin = reader.into();
+            command.stdio[0] = Some(reader);
             stdin = Some(asynchronous(writer)?);
         }
-        for (stream, slot) in [(Stream::Out, &mut command.stdout), (Stream::Err, &mut command.stderr)] {
+        for (stream, fd) in [(Stream::Out, 1), (Stream::Err, 2)] {
             let (reader, writer) = pipe()?;
-            *slot = writer.into();
+            command.stdio[fd] = Some(writer);
             outputs.push((stream, asynchronous(reader)?));
         }
     }
@@ -113,10 +108,7 @@ fn shell(script: &str) -> Vec<String> {
 fn who(user: Option<&str>) -> Result<(Option<Account>, bool), Failure> {
     match user {
         Some(user) => Ok((Some(Database::read()?.account(user)?), true)),
-        None => {
-            let own = nix::unistd::getuid().to_string();
-            Ok((Database::read().and_then(|database| database.account(&own)).ok(), false))
-        }
+        None => Ok((users::own(), false)),
     }
 }
 

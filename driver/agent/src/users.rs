@@ -4,6 +4,13 @@
 use crate::failure::{Doing, failure};
 use agent_proto::message::{Failure, FailureKind};
 use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::sync::{Mutex, PoisonError};
+
+const FILES: [&str; 2] = ["/etc/passwd", "/etc/group"];
+
+/// Which state of a file it is: a change gives it another inode, time or size.
+type Stamp = Option<(u64, i64, i64, u64)>;
 
 /// Who a command runs as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,12 +29,30 @@ pub(crate) struct Database {
     group: String,
 }
 
+/// The agent's own account, where the files have one. Most commands ask for it: it is read again when they change.
+pub(crate) fn own() -> Option<Account> {
+    static KNOWN: Mutex<Option<([Stamp; 2], Option<Account>)>> = Mutex::new(None);
+    let stamp = FILES.map(|path| {
+        let meta = fs::metadata(path).ok()?;
+        Some((meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.size()))
+    });
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((of, account)) = &*known
+        && *of == stamp
+    {
+        return account.clone();
+    }
+    let uid = nix::unistd::getuid().to_string();
+    let account = Database::read().and_then(|database| database.account(&uid)).ok();
+    *known = Some((stamp, account.clone()));
+    account
+}
+
 impl Database {
     pub(crate) fn read() -> Result<Self, Failure> {
-        Ok(Self {
-            passwd: fs::read_to_string("/etc/passwd").doing("read /etc/passwd")?,
-            group: fs::read_to_string("/etc/group").doing("read /etc/group")?,
-        })
+        let read = |path| fs::read_to_string(path).doing(format_args!("read {path}"));
+        let [passwd, group] = FILES;
+        Ok(Self { passwd: read(passwd)?, group: read(group)? })
     }
 
     /// The account of `name`, `uid`, or either with `:group`.
