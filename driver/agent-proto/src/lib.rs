@@ -30,5 +30,8 @@ pub const VERSION: u32 = 1;
 /// The name of the virtserialport that the agent looks for in `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "rackless.agent";
 
+/// The name of a second virtserialport that the agent serves in the same way: the driver follows the journal there.
+pub const JOURNAL_PORT_NAME: &str = "rackless.journal";
+
 /// The AF_VSOCK port on which the agent listens.
 pub const VSOCK_PORT: u32 = 5252;

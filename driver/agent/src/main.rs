@@ -1,12 +1,15 @@
 //! The guest's side of the channel: one static binary.
 //!
-//! Without arguments it serves the virtserialport `rackless.agent` and listens on AF_VSOCK, whichever the guest has.
+//! Without arguments it serves the virtserialports `rackless.agent` and `rackless.journal` and listens on AF_VSOCK,
+//! whichever the guest has.
 //! Every connection is a session of its own, and the end of a session kills the commands that it started.
 
 mod exec;
 mod failure;
 mod files;
 mod listen;
+mod manager;
+mod paths;
 mod port;
 mod request;
 mod session;
@@ -14,6 +17,7 @@ mod spawn;
 mod streams;
 mod system;
 mod tree;
+mod units;
 mod users;
 mod wait;
 mod watched;
@@ -30,7 +34,7 @@ const USAGE: &str = "usage: rackless-agent [--port NAME] [--vsock PORT] [--unix 
   --port NAME   serve the virtserialport of this name
   --vsock PORT  listen on this AF_VSOCK port
   --unix PATH   listen on a unix socket
-Without arguments: --port rackless.agent --vsock 5252, whichever there is.";
+Without arguments: --port rackless.agent --port rackless.journal --vsock 5252, whichever there is.";
 
 /// A way in that the agent serves.
 enum Way {
@@ -42,7 +46,11 @@ enum Way {
 fn ways(arguments: impl Iterator<Item = String>) -> Result<Vec<Way>> {
     let mut arguments = arguments.peekable();
     if arguments.peek().is_none() {
-        return Ok(vec![Way::Port(agent_proto::PORT_NAME.into()), Way::Vsock(agent_proto::VSOCK_PORT)]);
+        return Ok(vec![
+            Way::Port(agent_proto::PORT_NAME.into()),
+            Way::Port(agent_proto::JOURNAL_PORT_NAME.into()),
+            Way::Vsock(agent_proto::VSOCK_PORT),
+        ]);
     }
     let mut ways = Vec::new();
     while let Some(flag) = arguments.next() {
@@ -60,8 +68,16 @@ fn ways(arguments: impl Iterator<Item = String>) -> Result<Vec<Way>> {
 }
 
 fn main() -> Result<()> {
+    std::panic::set_hook(Box::new(last_words));
     let ways = ways(std::env::args().skip(1))?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(ways))
+}
+
+/// A panic is the agent's end, and the journal with its message may end with the guest: the console has it as well.
+fn last_words(panic: &std::panic::PanicHookInfo<'_>) {
+    eprintln!("rackless-agent: {panic}");
+    let one_line = panic.to_string().replace('\n', " ");
+    let _ = std::fs::write("/dev/kmsg", format!("<2>rackless-agent: {one_line}\n"));
 }
 
 async fn serve(ways: Vec<Way>) -> Result<()> {

@@ -1,25 +1,32 @@
-//! Waits inside the guest. What can't be pushed is looked at again after 10 ms and then ever less often.
+//! Waits inside the guest. Paths, unix sockets and units are pushed: the kernel's inotify and systemd say when another
+//! look is worth it. Whatever else is looked at again after 10 ms and then ever less often, and so are those, in case
+//! their source says nothing: /proc, a network's file system, a directory that something was mounted on. The kernel
+//! says nothing about a port that somebody begins to listen on (sock_diag tells of sockets that end), so that a port
+//! of the guest itself is tried every 10 ms.
 
-use crate::exec::{argv, capture};
-use crate::failure::failure;
-use agent_proto::message::{Condition, ExecSpec, Failure, FailureKind, Outcome, Status, Waited};
-use std::collections::HashMap;
+use crate::exec::capture;
+use crate::paths::PathEvents;
+use crate::units::Unit;
+use agent_proto::message::{Condition, ExecSpec, Failure, Outcome, Status, Waited};
 use std::io;
 use std::time::{Duration, Instant};
 use tokio::net::{TcpStream, UnixStream};
 
 /// The first pause between two looks.
-const FIRST: Duration = Duration::from_millis(10);
+pub(crate) const FIRST: Duration = Duration::from_millis(10);
+
+/// The pause after something happened that was not yet it: a socket has its name before somebody listens on it.
+const SOON: Duration = Duration::from_millis(1);
 
 /// What one look saw.
-struct Look {
+pub(crate) struct Look {
     /// Set when the wait is over.
-    outcome: Option<Outcome>,
-    evidence: String,
+    pub(crate) outcome: Option<Outcome>,
+    pub(crate) evidence: String,
 }
 
 impl Look {
-    fn new(met: bool, evidence: impl Into<String>) -> Self {
+    pub(crate) fn new(met: bool, evidence: impl Into<String>) -> Self {
         Self { outcome: met.then_some(Outcome::Met), evidence: evidence.into() }
     }
 }
@@ -29,36 +36,84 @@ pub(crate) async fn pause(time: Duration) {
     tokio::time::sleep(time).await;
 }
 
+/// What is waited for, and what tells when another look is worth it.
+enum Subject {
+    Path { path: String, exists: bool, events: PathEvents },
+    UnixSocket { path: String, events: PathEvents },
+    Unit(Unit),
+    Port { host: String, port: u16, open: bool },
+    Command { spec: ExecSpec, succeeds: bool },
+}
+
+impl From<Condition> for Subject {
+    fn from(condition: Condition) -> Self {
+        match condition {
+            Condition::Path { path, exists } => Self::Path { events: PathEvents::new(&path), path, exists },
+            Condition::UnixSocket { path } => Self::UnixSocket { events: PathEvents::new(&path), path },
+            Condition::Unit { unit, state } => Self::Unit(Unit::new(unit, state)),
+            Condition::Port { host, port, open } => Self::Port { host, port, open },
+            Condition::Command { spec, succeeds } => Self::Command { spec, succeeds },
+        }
+    }
+}
+
+impl Subject {
+    /// The longest pause between two looks where nothing is pushed, or what is pushed doesn't come. Cheap looks stay
+    /// frequent; those that start a process back off further.
+    fn slowest(&self) -> Duration {
+        match self {
+            Self::Port { host, .. } if is_here(host) => FIRST,
+            Self::Path { .. } | Self::UnixSocket { .. } | Self::Port { .. } => Duration::from_millis(50),
+            Self::Unit(_) => Duration::from_millis(250),
+            Self::Command { .. } => Duration::from_secs(1),
+        }
+    }
+
+    /// Looks, for no longer than `cut`; `None` if that was too short.
+    async fn look(&mut self, cut: Duration) -> Option<Result<Look, Failure>> {
+        match self {
+            Self::Path { path, exists, events } => {
+                events.arm();
+                Some(Ok(look_at_path(path, *exists)))
+            }
+            Self::UnixSocket { path, events } => {
+                events.arm();
+                tokio::time::timeout(cut, look_at_socket(path)).await.ok().map(Ok)
+            }
+            Self::Unit(unit) => tokio::time::timeout(cut, unit.look()).await.ok(),
+            Self::Port { host, port, open } => {
+                Some(Ok(look_at_port(host, *port, *open, cut.min(Duration::from_secs(1))).await))
+            }
+            Self::Command { spec, succeeds } => Some(run_command(spec, *succeeds, cut).await),
+        }
+    }
+
+    /// Resolves when something has happened since the last look; never where nobody tells. Cancel-safe.
+    async fn changed(&mut self) {
+        match self {
+            Self::Path { events, .. } | Self::UnixSocket { events, .. } => events.changed().await,
+            Self::Unit(unit) => unit.changed().await,
+            Self::Port { .. } | Self::Command { .. } => std::future::pending().await,
+        }
+    }
+}
+
+/// Whether a connection to it never leaves the guest.
+fn is_here(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 /// Looks until it is met, impossible, or too late. The last look always completes or is cut at the limit.
 pub(crate) async fn wait(condition: Condition, limit: Duration) -> Result<Waited, Failure> {
     let started = Instant::now();
-    // Cheap looks stay frequent; those that start a process back off further.
-    let slowest = match condition {
-        Condition::Path { .. } | Condition::UnixSocket { .. } => FIRST,
-        Condition::Port { .. } => Duration::from_millis(50),
-        Condition::Unit { .. } => Duration::from_millis(250),
-        Condition::Command { .. } => Duration::from_secs(1),
-    };
+    let mut subject = Subject::from(condition);
     let (mut between, mut attempts) = (FIRST, 0);
     let mut evidence = String::from("it was never looked at to the end");
-    let mut unit_inactive = 0;
     loop {
         attempts += 1;
         let left = limit.saturating_sub(started.elapsed());
-        let cut = left.max(FIRST);
-        let look = match &condition {
-            Condition::Unit { unit, state } => {
-                tokio::time::timeout(cut, look_at_unit(unit, state, &mut unit_inactive)).await
-            }
-            Condition::Path { path, exists } => Ok(Ok(look_at_path(path, *exists))),
-            Condition::Port { host, port, open } => {
-                Ok(Ok(look_at_port(host, *port, *open, cut.min(Duration::from_secs(1))).await))
-            }
-            Condition::UnixSocket { path } => tokio::time::timeout(cut, look_at_socket(path)).await.map(Ok),
-            Condition::Command { spec, succeeds } => Ok(run_command(spec, *succeeds, cut).await),
-        };
         let mut outcome = None;
-        if let Ok(look) = look {
+        if let Some(look) = subject.look(left.max(FIRST)).await {
             let look = look?;
             (outcome, evidence) = (look.outcome, look.evidence);
         }
@@ -69,8 +124,12 @@ pub(crate) async fn wait(condition: Condition, limit: Duration) -> Result<Waited
             let elapsed_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
             return Ok(Waited { outcome, attempts, elapsed_us, evidence });
         }
-        pause(between.min(limit.saturating_sub(started.elapsed()))).await;
-        between = (between * 3 / 2).min(slowest);
+        tokio::select! {
+            () = subject.changed() => between = SOON,
+            () = pause(between.min(limit.saturating_sub(started.elapsed()))) => {
+                between = (between * 3 / 2).min(subject.slowest());
+            }
+        }
     }
 }
 
@@ -114,64 +173,4 @@ async fn run_command(spec: &ExecSpec, succeeds: bool, limit: Duration) -> Result
         false => !status.success() && status != Status::TimedOut,
     };
     Ok(Look::new(met, evidence))
-}
-
-async fn look_at_unit(unit: &str, wanted: &str, inactive: &mut u32) -> Result<Look, Failure> {
-    let properties = "--property=LoadState,ActiveState,SubState,Result,ConditionResult,Job,ExecMainStatus";
-    let show = argv(&["systemctl", "show", properties, "--", unit]);
-    let (status, text) = capture(&show, Duration::from_secs(30)).await?;
-    if !status.success() {
-        if text.contains("Invalid unit name") || text.contains("not a valid unit name") {
-            return Err(failure(FailureKind::Invalid, text.trim_end()));
-        }
-        // Early in boot systemd doesn't answer yet.
-        return Ok(Look::new(false, format!("systemctl: {status}: {}", text.trim_end())));
-    }
-    let values: HashMap<&str, &str> = text.lines().filter_map(|line| line.split_once('=')).collect();
-    let value = |key| values.get(key).copied().unwrap_or_default();
-    let active = value("ActiveState");
-    let seen = format!(
-        "{unit} is {active} ({}), load state {}, result {}",
-        value("SubState"),
-        value("LoadState"),
-        value("Result")
-    );
-    if active == wanted {
-        return Ok(Look::new(true, seen));
-    }
-    let no_job = matches!(value("Job"), "" | "0");
-    // Seen twice: between two jobs, or before its file is written, a unit is inactive for a moment.
-    *inactive = if active == "inactive" && wanted == "active" && no_job { *inactive + 1 } else { 0 };
-    let stuck = *inactive >= 2 && no_jobs_at_all().await?;
-    if active != "failed" && !stuck {
-        return Ok(Look::new(false, seen));
-    }
-    let why = match (active, value("ConditionResult"), value("LoadState")) {
-        ("failed", _, _) => "it failed",
-        (_, _, "not-found") => "there is no such unit, and no job is left that could bring it",
-        (_, "no", _) => "its conditions don't hold, and no job is pending",
-        _ => "no job is pending: nothing will start it",
-    };
-    let evidence = format!("{seen}: {why}\n{}", look_closer(unit).await);
-    Ok(Look { outcome: Some(Outcome::Impossible), evidence })
-}
-
-async fn no_jobs_at_all() -> Result<bool, Failure> {
-    let (status, text) =
-        capture(&argv(&["systemctl", "list-jobs", "--no-legend"]), Duration::from_secs(30)).await?;
-    Ok(status.success() && (text.trim().is_empty() || text.starts_with("No jobs")))
-}
-
-/// What `systemctl status` and the journal say, as far as they do.
-async fn look_closer(unit: &str) -> String {
-    let status = ["systemctl", "status", "--full", "--lines=0", "--no-pager", "--", unit];
-    let journal = ["journalctl", "--lines=20", "--no-pager", "--output=short-precise", "--unit", unit];
-    let mut text = String::new();
-    for command in [&status[..], &journal[..]] {
-        if let Ok((_, output)) = capture(&argv(command), Duration::from_secs(10)).await {
-            text.push_str(output.trim_end());
-            text.push('\n');
-        }
-    }
-    text
 }

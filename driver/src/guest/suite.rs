@@ -53,6 +53,7 @@ pub fn checks() -> Vec<Check> {
         waits_end_when_it_comes_to_be,
         waits_keep_their_evidence,
         a_failed_unit_ends_the_wait,
+        a_unit_is_waited_for_while_it_starts,
     ]
 }
 
@@ -108,6 +109,16 @@ impl Room {
 
     async fn is_root(&self) -> Result<bool, String> {
         Ok(self.run(Exec::argv(["id", "-u"])).await?.stdout == b"0\n")
+    }
+
+    /// Whether it can start units there.
+    async fn has_systemd(&self) -> Result<bool, String> {
+        let systemd = self.guest.info(self.limit).await.map_err(text)?.systemd_version.is_some();
+        if !systemd || !self.is_root().await? {
+            return Ok(false);
+        }
+        let state = self.guest.system_state(self.limit).await.map_err(text)?;
+        Ok(matches!(state, SystemState::Running | SystemState::Degraded))
     }
 
     /// A process group comes to its end.
@@ -208,11 +219,18 @@ async fn a_stalled_reader_blocks_nobody(room: &Room) -> Result<(), String> {
 }
 
 async fn two_hundred_in_flight(room: &Room) -> Result<(), String> {
-    let echo = |number: u32| async move {
-        let output = room.run(Exec::argv(["echo".to_owned(), number.to_string()])).await?;
-        same("answer", output.stdout, format!("{number}\n").into_bytes())
+    // All of them live at once: none gets its input before the last has started.
+    let start = (0..200).map(|_| room.guest.exec(Exec::argv(["cat"]).stdin_streamed()));
+    let started = join_all(start).await.into_iter().collect::<Result<Vec<_>, _>>().map_err(text)?;
+    let answer = |(number, mut running): (usize, super::Running)| async move {
+        let stdin = running.take_stdin().ok_or("stdin can't be taken")?;
+        let word = format!("number {number}").into_bytes();
+        stdin.write(&word).await;
+        same("answer", running.next().await.map_err(text)?, Some(Chunk::Stdout(word)))?;
+        drop(stdin);
+        same("status", running.wait().await.map_err(text)?.status, Status::Code(0))
     };
-    join_all((0..200).map(echo)).await.into_iter().collect()
+    join_all(started.into_iter().enumerate().map(answer)).await.into_iter().collect()
 }
 
 async fn stdin_is_streamed(room: &Room) -> Result<(), String> {
@@ -380,6 +398,12 @@ async fn waits_end_when_it_comes_to_be(room: &Room) -> Result<(), String> {
     let remove = room.run(Exec::argv(["rm", &path]));
     let (waited, removed) = futures::join!(wait, remove);
     waited.and(removed.map(drop))?;
+    // Through directories that come one by one.
+    let deep = room.path("a/b/late");
+    let wait = async { room.guest.wait_for_file(&deep, room.limit).await.map_err(text) };
+    let make = async { room.guest.write_file(&deep, b"", 0o600, room.limit).await.map_err(text) };
+    let (waited, made) = futures::join!(wait, make);
+    waited.and(made)?;
     room.guest.wait_for_closed_port("127.0.0.1", 1, room.limit).await.map_err(text)?;
     let count = format!("echo x >> {0}; wc -l < {0}; test $(wc -l < {0}) -ge 3", room.path("count"));
     let last = room.guest.wait_until_succeeds(Exec::shell(count), room.limit).await.map_err(text)?;
@@ -405,12 +429,7 @@ async fn waits_keep_their_evidence(room: &Room) -> Result<(), String> {
 }
 
 async fn a_failed_unit_ends_the_wait(room: &Room) -> Result<(), String> {
-    let systemd = room.guest.info(room.limit).await.map_err(text)?.systemd_version.is_some();
-    if !systemd || !room.is_root().await? {
-        return Ok(());
-    }
-    let state = room.guest.system_state(room.limit).await.map_err(text)?;
-    if !matches!(state, SystemState::Running | SystemState::Degraded) {
+    if !room.has_systemd().await? {
         return Ok(());
     }
     let unit = "rackless-suite-fails.service";
@@ -427,4 +446,25 @@ async fn a_failed_unit_ends_the_wait(room: &Room) -> Result<(), String> {
         Err(error @ GuestError::Impossible { .. }) if error.to_string().contains("last words") => Ok(()),
         other => Err(format!("{other:?}")),
     }
+}
+
+async fn a_unit_is_waited_for_while_it_starts(room: &Room) -> Result<(), String> {
+    if !room.has_systemd().await? {
+        return Ok(());
+    }
+    let unit = "rackless-suite-starts.service";
+    // It is activating until the file is there, and active from then on.
+    let (file, script) = (room.path("go"), "until test -e \"$0\"; do sleep 0.01; done");
+    let kind = ["--property=Type=oneshot", "--property=RemainAfterExit=yes"];
+    let run =
+        ["systemd-run", "--quiet", "--no-block", kind[0], kind[1], "--unit", unit, "sh", "-c", script, &file];
+    room.run(Exec::argv(run)).await?;
+    room.guest.wait_for_unit_state(unit, "activating", room.limit).await.map_err(text)?;
+    let wait = async { room.guest.wait_for_unit(unit, room.limit).await.map_err(text) };
+    let go = async { room.guest.write_file(&file, b"", 0o600, room.limit).await.map_err(text) };
+    let (waited, went) = futures::join!(wait, go);
+    waited.and(went)?;
+    let wait = async { room.guest.wait_for_unit_state(unit, "inactive", room.limit).await.map_err(text) };
+    let (waited, stopped) = futures::join!(wait, room.run(Exec::argv(["systemctl", "stop", unit])));
+    waited.and(stopped.map(drop))
 }
