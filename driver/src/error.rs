@@ -286,6 +286,28 @@ pub enum Error {
         /// The machine's artefacts.
         artifacts: PathBuf,
     },
+    /// The guest's journal did not say what was waited for.
+    #[error(
+        "{machine}: no entry of its journal said `{pattern}` within {:.1} s; {entries} came, besides {left_out} too long \
+         to keep{}\n  journal: {}",
+        elapsed.as_secs_f64(), quoted("last entries", last), file.display()
+    )]
+    Journal {
+        /// The machine.
+        machine: String,
+        /// What was waited for.
+        pattern: String,
+        /// How long.
+        elapsed: Duration,
+        /// How many entries came.
+        entries: u64,
+        /// How many were left out.
+        left_out: u64,
+        /// The last ones.
+        last: Vec<String>,
+        /// The file with all of them.
+        file: PathBuf,
+    },
     /// QEMU refused or did not answer. The source names the machine.
     #[error("{source}, while {operation}\n  artefacts: {}", artifacts.display())]
     Qmp {
@@ -329,7 +351,7 @@ impl Error {
             Self::CommandFailed { .. } | Self::CommandSucceeded { .. } | Self::NoSuchMachine { .. } => {
                 Kind::Product
             }
-            Self::Boot { .. } | Self::Condition { .. } => Kind::Timeout,
+            Self::Boot { .. } | Self::Condition { .. } | Self::Journal { .. } => Kind::Timeout,
             Self::Console { source, .. } if source.is_timeout() => Kind::Timeout,
             Self::Guest { source, .. } if source.is_timeout() => Kind::Timeout,
             Self::Died(died) => died.cause.kind(),

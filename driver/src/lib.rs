@@ -16,6 +16,7 @@ mod death;
 mod disk;
 mod error;
 mod fault;
+mod journal;
 mod lab;
 mod machine;
 mod poll;
@@ -28,6 +29,7 @@ pub use capture::Captures;
 pub use death::{Cause, Died};
 pub use error::{Error, Kind};
 pub use fault::Fault;
+pub use journal::JournalEntry;
 pub use lab::{Lab, LabOptions};
 pub use machine::{
     Command, CopyFrom, CopyTo, Execute, Fail, Machine, Reboot, Shutdown, Succeed, WaitFile, WaitPort,

@@ -40,5 +40,28 @@ async fn over(t: &mut Testbed, channel: Channel) -> Result {
     for check in suite::checks() {
         t.step(check.name, async || check.run(&guest, LIMIT).await.map_err(anyhow::Error::msg)).await?;
     }
+    t.step("the journal from early boot on, through a reboot", async || journal(&lab["server-1"]).await).await
+}
+
+/// It is in the file while the machine runs: of the first boot as of the second, from the kernel's first word on.
+async fn journal(machine: &Machine) -> Result {
+    say(machine, "before the reboot").await?;
+    machine.reboot().await?;
+    machine.wait_ready().await?;
+    say(machine, "after the reboot").await?;
+    let file = fs_err::read(machine.artifacts().join("journal.export"))?;
+    let text = String::from_utf8_lossy(&file);
+    let boots = text.matches("MESSAGE=Linux version").count();
+    ensure!(boots == 2, "the first word of {boots} boots is in the journal");
+    for once in ["MESSAGE=before the reboot\n", "MESSAGE=after the reboot\n"] {
+        ensure!(text.matches(once).count() == 1, "{once:?} is not there exactly once");
+    }
+    Ok(())
+}
+
+async fn say(machine: &Machine, words: &str) -> Result {
+    machine.succeed(format!("logger --tag=channel-test '{words}'")).await?;
+    let entry = machine.wait_for_journal(&Regex::new(&format!("^{words}$"))?, secs(30)).await?;
+    ensure!(entry.identifier.as_deref() == Some("channel-test"), "{entry:?}");
     Ok(())
 }

@@ -152,6 +152,15 @@ async fn copies_go_their_own_ways(t: &mut Testbed) -> Result {
         },
     )
     .await?;
+    t.step("the journal of each is followed", async || {
+        let words = Regex::new("^it goes on$")?;
+        for cluster in [&c, &copy] {
+            cluster["server-1"].succeed("logger --tag=checkpoint-test 'it goes on'").await?;
+            cluster["server-1"].wait_for_journal(&words, secs(30)).await?;
+        }
+        Ok(())
+    })
+    .await?;
     t.step("what one writes, loses and learns is nothing to the other", async || {
         copied.wait_put("server-1", "rackless/after", "copy").await?;
         copy["server-2"].succeed("echo after > /root/file && sync").await?;

@@ -174,6 +174,26 @@ fn an_unknown_machine_is_answered_with_those_there_are() {
 }
 
 #[test]
+fn a_journal_that_is_silent_shows_its_last_entries() {
+    let error = Error::Journal {
+        machine: "server-1".into(),
+        pattern: "ready to serve".into(),
+        elapsed: Duration::from_secs(60),
+        entries: 2,
+        left_out: 0,
+        last: vec!["systemd: Starting etcd.service".into(), "etcd: no such file".into()],
+        file: "/artefacts/server-1/journal.export".into(),
+    };
+    assert_eq!(error.kind(), Kind::Timeout);
+    insta::assert_snapshot!(error, @r"
+    server-1: no entry of its journal said `ready to serve` within 60.0 s; 2 came, besides 0 too long to keep
+      last entries| systemd: Starting etcd.service
+      last entries| etcd: no such file
+      journal: /artefacts/server-1/journal.export
+    ");
+}
+
+#[test]
 fn the_kind_tells_whose_fault_it_is() {
     let console = |source| Error::Console { source, artifacts: artifacts() };
     let late = ConsoleError::Timeout {

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use super::Machine;
 use super::instance::{Instance, last_words};
+use super::journal;
 use crate::console::{Position, Severity, Stage};
 use crate::death::Cause;
 use crate::guest::{Guest, GuestOptions};
+use crate::qemu::AGENT_PORT_ID;
 use crate::supervisor::BootTurn;
 
 /// What a boot may take from power-on to readiness, before scaling.
@@ -24,6 +26,7 @@ impl Machine {
     pub(super) fn watch(&self, instance: &Arc<Instance>) {
         self.watch_restored(instance);
         self.watch_boot(instance);
+        self.watch_journal(instance, journal::From::Boot);
     }
 
     /// The same for an instance whose guest has booted long ago.
@@ -77,7 +80,7 @@ impl Machine {
     }
 
     /// A task holds the machine and the instance only weakly between its steps: it ends with the instance.
-    fn spawn_until_over<F, W>(&self, instance: &Arc<Instance>, work: F)
+    pub(super) fn spawn_until_over<F, W>(&self, instance: &Arc<Instance>, work: F)
     where
         F: FnOnce(Machine, Arc<Instance>) -> W,
         W: Future<Output = ()> + Send + 'static,
@@ -112,7 +115,10 @@ impl Machine {
                     self.die(instance, Cause::UnexpectedShutdown { reason: reason() });
                 }
                 "RESET" => self.was_reset(instance, reason()),
-                "VSERPORT_CHANGE" if event.data["open"].as_bool() == Some(false) => {
+                "VSERPORT_CHANGE"
+                    if event.data["open"].as_bool() == Some(false)
+                        && event.data["id"].as_str() == Some(AGENT_PORT_ID) =>
+                {
                     self.agent_left(instance).await
                 }
                 _ => {}

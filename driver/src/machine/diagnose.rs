@@ -26,8 +26,8 @@ const QUESTIONS: &[(&str, &str)] = &[
 ];
 
 impl Machine {
-    /// Writes `qmp-status.json`, `registers.txt`, a screenshot, `journal.export` and the answers of the guest
-    /// into the machine's artefacts. What can't be had is left out, with a line in `diag/missing.txt`.
+    /// Writes `qmp-status.json`, `registers.txt`, a screenshot, the whole `journal.export` and the other answers of the
+    /// guest into the machine's artefacts. What can't be had is left out, with a line in `diag/missing.txt`.
     pub async fn diagnose(&self) {
         let folder = self.artifacts().join("diag");
         if let Err(error) = fs_err::create_dir_all(&folder) {
@@ -71,7 +71,8 @@ impl Machine {
         }
         let journal = "journalctl --boot --output=export --no-pager";
         let questions = QUESTIONS.iter().map(|&(file, command)| (folder.join(file), command));
-        let journal = std::iter::once((self.artifacts().join("journal.export"), journal));
+        // The file that is written while the machine runs may lack what came before a restore.
+        let journal = std::iter::once((folder.join("journal.export"), journal));
         let answers = questions.chain(journal).map(|(path, command)| {
             let guest = guest.clone();
             async move { (path, guest.run(Exec::shell(command), LIMIT).await) }

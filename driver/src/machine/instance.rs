@@ -14,7 +14,7 @@ use super::Machine;
 use super::saved::Incoming;
 use crate::Error;
 use crate::console::{Console, ConsoleOptions};
-use crate::guest::{Guest, Transport};
+use crate::guest::{Guest, Listener, Transport};
 use crate::qemu::{CommandLine, Memory, Plugs, Wiring, command_line};
 use crate::spec::{AgentSpec, Channel};
 
@@ -34,6 +34,8 @@ pub(super) struct Instance {
     pub(super) memory: Memory,
     /// How the agent is reached.
     pub(super) transport: Option<Arc<dyn Transport>>,
+    /// How the journal is followed: another session with the same agent.
+    pub(super) journal: Option<Arc<dyn Transport>>,
     /// The vhost-user-vsock daemon, which must live as long as QEMU.
     _vsock_daemon: Option<Child>,
     pub(super) started: Instant,
@@ -106,6 +108,7 @@ pub(super) async fn power_on(machine: &Machine, incoming: Option<&Incoming<'_>>)
         qmp_people: socket("monitor")?,
         serial: serial_path.clone(),
         agent: way.socket,
+        journal: way.journal_socket,
         cid: way.cid,
         nics: machine.nic_sockets()?,
     };
@@ -164,6 +167,7 @@ pub(super) async fn power_on(machine: &Machine, incoming: Option<&Incoming<'_>>)
         resets: watch::Sender::new(0),
         memory,
         transport: way.transport,
+        journal: way.journal,
         _vsock_daemon: way.daemon,
         started,
         over: CancellationToken::new(),
@@ -245,6 +249,8 @@ struct Way {
     socket: Option<PathBuf>,
     cid: Option<u32>,
     transport: Option<Arc<dyn Transport>>,
+    journal_socket: Option<PathBuf>,
+    journal: Option<Arc<dyn Transport>>,
     daemon: Option<Child>,
 }
 
@@ -252,14 +258,22 @@ async fn agent_way(machine: &Machine) -> Result<Way, Error> {
     let Some(AgentSpec { channel, .. }) = machine.spec().agent else { return Ok(Way::default()) };
     match channel {
         Channel::Virtserial => {
-            let path = machine.lab_socket("agent")?;
-            let transport =
-                crate::guest::Listener::bind(&path).map_err(Error::file("listening on", &path))?;
-            Ok(Way { socket: Some(path), transport: Some(Arc::new(transport)), ..Way::default() })
+            let port = |name: &str| -> Result<(Option<PathBuf>, Option<Arc<dyn Transport>>), Error> {
+                let path = machine.lab_socket(name)?;
+                let transport = Listener::bind(&path).map_err(Error::file("listening on", &path))?;
+                Ok((Some(path), Some(Arc::new(transport))))
+            };
+            let (socket, transport) = port("agent")?;
+            let (journal_socket, journal) = port("journal")?;
+            Ok(Way { socket, transport, journal_socket, journal, ..Way::default() })
         }
-        Channel::Vsock | Channel::VhostUserVsock => crate::vsock_way::open(machine, channel)
-            .await
-            .map(|w| Way { socket: w.socket, cid: w.cid, transport: Some(w.transport), daemon: w.daemon }),
+        Channel::Vsock | Channel::VhostUserVsock => {
+            let way = crate::vsock_way::open(machine, channel).await?;
+            // Each connection is a session of its own.
+            let transport = Some(way.transport);
+            let (socket, cid, daemon) = (way.socket, way.cid, way.daemon);
+            Ok(Way { socket, cid, journal: transport.clone(), transport, daemon, ..Way::default() })
+        }
     }
 }
 

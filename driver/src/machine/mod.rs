@@ -5,6 +5,7 @@ mod command;
 mod diagnose;
 mod files;
 mod instance;
+mod journal;
 mod nic;
 mod power;
 mod saved;
@@ -27,6 +28,7 @@ use crate::console::{Console, Stage};
 use crate::death::{Cause, Died};
 use crate::disk::Overlay;
 use crate::guest::{Guest, GuestError};
+use crate::journal::Journal;
 use crate::lab::Context;
 use crate::spec::{MachineSpec, NicSpec};
 use crate::supervisor::Event;
@@ -62,6 +64,7 @@ struct Inner {
     /// The first unexpected end; it stays.
     death: watch::Sender<Option<Died>>,
     nics: Mutex<Vec<Plugged>>,
+    journal: Journal,
 }
 
 /// A NIC and where it is plugged.
@@ -123,6 +126,7 @@ impl Machine {
             nics.push(Plugged { spec: nic, port, slot });
         }
         let inner = Inner {
+            journal: Journal::new(artifacts.join("journal.export")),
             spec,
             lab,
             artifacts,

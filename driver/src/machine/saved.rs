@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::instance::{self, Instance};
-use super::{Machine, Timer, boot};
+use super::{Machine, Timer, boot, journal};
 use crate::Error;
 use crate::checkpoint::{Checkpoint, CheckpointError, SavedMachine, SavedNic};
 use crate::console::Stage;
@@ -328,6 +328,7 @@ impl Machine {
         instance.to_be_greeted.store(false, Ordering::SeqCst);
         instance.guest.send_replace(Some(guest));
         instance.console.set_stage(Stage::Ready);
+        self.watch_journal(&instance, journal::From::Now);
         Ok(())
     }
 

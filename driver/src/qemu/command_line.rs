@@ -10,8 +10,8 @@ use super::{Accel, Firmware, Opts, Qemu, nics};
 use crate::Error;
 use crate::spec::{Boot, Channel, DiskBus, MachineSpec, NicBackend, NicSpec};
 
-/// The port's name in the guest: `/dev/virtio-ports/rackless.agent`.
-const AGENT_PORT: &str = "rackless.agent";
+/// What QEMU's events call the agent's port.
+pub(crate) const AGENT_PORT_ID: &str = "agentport";
 
 /// What a machine is wired to on the host.
 #[derive(Debug, Clone)]
@@ -60,6 +60,8 @@ pub enum Plugs {
         serial: PathBuf,
         /// The agent's port, or the vhost-user-vsock device's socket.
         agent: Option<PathBuf>,
+        /// The port over which the journal is followed, where the agent has one.
+        journal: Option<PathBuf>,
         /// The context id for AF_VSOCK.
         cid: Option<u32>,
         /// The switch's socket of each NIC that is plugged in, in their order.
@@ -292,16 +294,19 @@ fn agent(line: &mut CommandLine, spec: &MachineSpec, wiring: &Wiring) {
     match (agent.channel, &wiring.plugs) {
         (Channel::Virtserial, plugs) => {
             line.push("-device", pci("virtio-serial-pci", "vser0", 0x7));
-            let chardev = match plugs {
-                Plugs::Driver { agent: Some(path), .. } => socket("agent0", path),
-                _ => Opts::new("null").set("id", "agent0"),
+            let (agent, journal) = match plugs {
+                Plugs::Driver { agent, journal, .. } => (agent.as_deref(), journal.as_deref()),
+                Plugs::ByHand => (None, None),
             };
-            line.push("-chardev", chardev);
-            let port = Opts::new("virtserialport").set("bus", "vser0.0").set("nr", 1);
-            line.push(
-                "-device",
-                port.set("chardev", "agent0").set("id", "agentport").set("name", AGENT_PORT),
-            );
+            for (nr, id, chardev, name, path) in [
+                (1, AGENT_PORT_ID, "agent0", agent_proto::PORT_NAME, agent),
+                (2, "journalport", "journal0", agent_proto::JOURNAL_PORT_NAME, journal),
+            ] {
+                let null = || Opts::new("null").set("id", chardev);
+                line.push("-chardev", path.map_or_else(null, |path| socket(chardev, path)));
+                let port = Opts::new("virtserialport").set("bus", "vser0.0").set("nr", nr);
+                line.push("-device", port.set("chardev", chardev).set("id", id).set("name", name));
+            }
         }
         (Channel::Vsock, Plugs::Driver { cid: Some(cid), .. }) => {
             line.push("-device", pci("vhost-vsock-pci", "vsock0", 0x7).set("guest-cid", cid));

@@ -8,7 +8,7 @@ mod opts;
 mod version;
 
 pub use accel::{Accel, Choice, choose as choose_accel};
-pub(crate) use command_line::quote;
+pub(crate) use command_line::{AGENT_PORT_ID, quote};
 pub use command_line::{CommandLine, Memory, Plugs, Wiring, command_line, recipe};
 pub use firmware::Firmware;
 pub(crate) use nics::{SPARE_PORTS, netdev_id, nic_device, nic_id};

@@ -32,6 +32,7 @@ fn plugged() -> Plugs {
         qmp_people: "/run/server-1.monitor".into(),
         serial: "/run/server-1.serial".into(),
         agent: Some("/run/server-1.agent".into()),
+        journal: Some("/run/server-1.journal".into()),
         cid: Some(1042),
         nics: vec!["/run/port-0".into(), "/run/port-1".into()],
     }
