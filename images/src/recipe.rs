@@ -11,9 +11,10 @@ use crate::image::{DiskBus, Login, WayIn};
 use crate::toml_file::TomlFile;
 
 /// The recipes that come with us: name, file name for messages, text.
-pub(crate) const BUILTIN: [(&str, &str, &str); 3] = [
+pub(crate) const BUILTIN: [(&str, &str, &str); 4] = [
     ("server", "images/recipes/server.toml", include_str!("../recipes/server.toml")),
     ("plain", "images/recipes/plain.toml", include_str!("../recipes/plain.toml")),
+    ("peers", "images/recipes/peers.toml", include_str!("../recipes/peers.toml")),
     ("stranger", "images/recipes/stranger.toml", include_str!("../recipes/stranger.toml")),
 ];
 

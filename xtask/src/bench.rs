@@ -35,6 +35,8 @@ enum Name {
     Suites,
     /// The boot of machines beside the one that their distribution makes
     Boot,
+    /// The guest channel beside nixosTest's shell, ssh and QEMU's guest agent
+    Channel,
 }
 
 impl Name {
@@ -44,6 +46,7 @@ impl Name {
             Self::Checkpoint => "checkpoint",
             Self::Suites => "suites",
             Self::Boot => "boot",
+            Self::Channel => "channel",
         }
     }
 
@@ -54,6 +57,7 @@ impl Name {
             Self::Checkpoint => Some(["scenarios", "checkpoint"]),
             Self::Suites => None,
             Self::Boot => Some(["scenarios", "boot"]),
+            Self::Channel => Some(["scenarios", "channel"]),
         }
     }
 }

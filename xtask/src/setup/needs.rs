@@ -180,13 +180,28 @@ pub(crate) const NEEDS: &[Need] = &[
 ];
 
 /// What only benchmarks need: programs to compare with.
-pub(crate) const PEERS: &[Need] = &[Need {
-    what: "vde_switch",
-    why: "the switch that ours is measured beside",
-    probe: Probe::Programs(&["vde_switch"]),
-    instead: &[],
-    packages: Packages { debian: "vde2", fedora: "vde2", arch: "vde2", suse: "vde2", alpine: "vde2" },
-}];
+pub(crate) const PEERS: &[Need] = &[
+    Need {
+        what: "vde_switch",
+        why: "the switch that ours is measured beside",
+        probe: Probe::Programs(&["vde_switch"]),
+        instead: &[],
+        packages: Packages { debian: "vde2", fedora: "vde2", arch: "vde2", suse: "vde2", alpine: "vde2" },
+    },
+    Need {
+        what: "ssh",
+        why: "a way into a guest that ours is measured beside",
+        probe: Probe::Programs(&["ssh", "ssh-keygen"]),
+        instead: &[],
+        packages: Packages {
+            debian: "openssh-client",
+            fedora: "openssh-clients",
+            arch: "openssh",
+            suse: "openssh-clients",
+            alpine: "openssh-client",
+        },
+    },
+];
 
 // What only the tests of interoperability need: the other side.
 

@@ -1,0 +1,84 @@
+//! The guest channel beside the ways that others have into a guest, in the same guest and run: the shell on hvc0 that
+//! nixosTest speaks to, ssh over the switch, and QEMU's guest agent.
+//!
+//! `cargo xtask bench channel` installs ssh and runs it. The guest is the image `peers`, which has all their servers.
+
+mod cases;
+mod clock;
+mod guest_agent;
+mod shell;
+mod ssh;
+mod table;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use driver::spec::Channel;
+use scenarios::prelude::*;
+
+use crate::cases::Room;
+use crate::clock::Clock;
+use crate::guest_agent::GuestAgent;
+use crate::shell::Shell;
+use crate::ssh::Ssh;
+use crate::table::Table;
+
+/// Where the results go besides the terminal.
+static JSON: OnceLock<PathBuf> = OnceLock::new();
+
+/// All of it, on a loaded machine under TCG.
+const DEADLINE: std::time::Duration = secs(20 * 60);
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1).filter(|argument| argument != "--bench");
+    match (arguments.next(), arguments.next()) {
+        (None, _) => {}
+        (Some(flag), Some(file)) if flag == "--json" => JSON.set(file.into()).expect("set once"),
+        (Some(other), _) => {
+            eprintln!("expected nothing or --json FILE, not {}", other.display());
+            return ExitCode::from(2);
+        }
+    }
+    let suite = scenarios::suite("bench-channel").test("channel", channel).deadline(DEADLINE);
+    suite.run_with([OsString::from("bench-channel")])
+}
+
+async fn channel(t: &mut Testbed) -> Result {
+    let mut table = Table::default();
+    let mut ours = {
+        let lab = boot(t, Channel::Virtserial).await?;
+        let room = Room::new(lab["server-1"].guest().await?)?;
+        let mut shell = Shell::open(&lab).await?;
+        let mut agent = GuestAgent::open(&lab).await?;
+        let ssh = Ssh::open(&lab).await?;
+        let mut clock = Clock::start(&room.guest).await?;
+        t.step("exec", async || cases::exec(&room, &mut shell, &ssh, &mut agent, &mut table).await).await?;
+        t.step("files", async || cases::file_appears(&room, &mut shell, &mut clock, &mut table).await)
+            .await?;
+        t.step("units", async || cases::unit_starts(&room, &mut shell, &mut clock, &mut table).await).await?;
+        t.step("copies", async || cases::copies(&room, &mut shell, &ssh, &mut table).await).await?;
+        t.step("stalled reader", async || cases::stalled(&room, &mut shell, &mut table).await).await?;
+        let alone = t.step("virtserialport", async || cases::alone(&room).await).await?;
+        lab.teardown().await?;
+        alone
+    };
+    if Rack::has_vhost_user_vsock() {
+        let lab = boot(t, Channel::VhostUserVsock).await?;
+        let room = Room::new(lab["server-1"].guest().await?)?;
+        let mut vsock = t.step("vhost-user-vsock", async || cases::alone(&room).await).await?;
+        cases::choice(&mut ours, &mut vsock, &mut table);
+    }
+    table.print();
+    match JSON.get() {
+        Some(file) => table.write(file),
+        None => Ok(()),
+    }
+}
+
+async fn boot(t: &Testbed, channel: Channel) -> Result<Lab> {
+    let rack = Rack::of(profiles::simple(), &["server-1"]).image("peers").channel(channel).vcpus(2);
+    let lab = rack.launch(t).await?;
+    lab.wait_ready().await?;
+    Ok(lab)
+}

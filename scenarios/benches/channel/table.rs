@@ -1,0 +1,76 @@
+//! What was measured, as a table and as JSON.
+
+use std::path::Path;
+
+use scenarios::prelude::*;
+use serde::Serialize;
+
+/// One line of the result. A ratio above 1 means that ours is better.
+#[derive(Debug, Serialize)]
+struct Entry {
+    bench: &'static str,
+    case: String,
+    unit: &'static str,
+    /// The median of our runs.
+    ours: f64,
+    /// The median of the peer's.
+    peer: f64,
+    peer_name: &'static str,
+    ratio: f64,
+    /// Runs of each, at least.
+    runs: usize,
+}
+
+/// Which way is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Better {
+    Less,
+    More,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Table(Vec<Entry>);
+
+impl Table {
+    pub(crate) fn add(
+        &mut self,
+        case: &str,
+        unit: &'static str,
+        better: Better,
+        ours: &mut [f64],
+        peer_name: &'static str,
+        peer: &mut [f64],
+    ) {
+        let runs = ours.len().min(peer.len());
+        let (ours, peer) = (median(ours), median(peer));
+        let ratio = if better == Better::More { ours / peer } else { peer / ours };
+        self.0.push(Entry {
+            bench: "channel",
+            case: case.to_owned(),
+            unit,
+            ours,
+            peer,
+            peer_name,
+            ratio,
+            runs,
+        });
+    }
+
+    pub(crate) fn print(&self) {
+        println!("{:52} {:>6} {:>10} {:>10} {:>8}  beside", "channel", "unit", "ours", "peer", "ratio");
+        for Entry { case, unit, ours, peer, peer_name, ratio, .. } in &self.0 {
+            println!("{case:52} {unit:>6} {ours:>10.2} {peer:>10.2} {ratio:>8.2}  {peer_name}");
+        }
+    }
+
+    pub(crate) fn write(&self, file: &Path) -> Result {
+        fs_err::write(file, serde_json::to_string_pretty(&self.0)? + "\n")?;
+        Ok(())
+    }
+}
+
+pub(crate) fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }
+}
