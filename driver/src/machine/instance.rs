@@ -258,14 +258,20 @@ async fn agent_way(machine: &Machine) -> Result<Way, Error> {
     let Some(AgentSpec { channel, .. }) = machine.spec().agent else { return Ok(Way::default()) };
     match channel {
         Channel::Virtserial => {
-            let port = |name: &str| -> Result<(Option<PathBuf>, Option<Arc<dyn Transport>>), Error> {
+            let port = |name: &str| {
                 let path = machine.lab_socket(name)?;
                 let transport = Listener::bind(&path).map_err(Error::file("listening on", &path))?;
-                Ok((Some(path), Some(Arc::new(transport))))
+                Ok::<_, Error>((path, Arc::new(transport)))
             };
             let (socket, transport) = port("agent")?;
             let (journal_socket, journal) = port("journal")?;
-            Ok(Way { socket, transport, journal_socket, journal, ..Way::default() })
+            Ok(Way {
+                socket: Some(socket),
+                transport: Some(transport),
+                journal_socket: Some(journal_socket),
+                journal: Some(journal),
+                ..Way::default()
+            })
         }
         Channel::Vsock | Channel::VhostUserVsock => {
             let way = crate::vsock_way::open(machine, channel).await?;

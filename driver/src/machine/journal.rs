@@ -72,7 +72,7 @@ impl Machine {
                 let (mut boot, mut from) = (guest.agent().boot_id, from);
                 loop {
                     match machine.follow(&guest, from).await {
-                        Err(GuestError::Lost { .. }) => {}
+                        Err(GuestError::Lost { .. } | GuestError::Silent { .. }) => {}
                         end => return end,
                     }
                     let again = guest.reconnect(machine.limit(GREETING_LIMIT)).await?.boot_id;

@@ -167,7 +167,7 @@ pub(crate) async fn file_appears(
             room.guest.wait_for_file(&path, LIMIT).await?;
             Ok::<_, anyhow::Error>(Instant::now())
         };
-        let (seen, made) = futures::join!(wait, appear(clock, &format!(": > {path}"), run));
+        let (seen, made) = futures::join!(wait, appear(clock, format!(": > {path}"), run));
         ours.push(between(made?, seen?));
         let path = format!("/run/bench-file-of-peer-{run}");
         let wait = async {
@@ -176,7 +176,7 @@ pub(crate) async fn file_appears(
             }
             Ok::<_, anyhow::Error>(Instant::now())
         };
-        let (seen, made) = futures::join!(wait, appear(clock, &format!(": > {path}"), run));
+        let (seen, made) = futures::join!(wait, appear(clock, format!(": > {path}"), run));
         theirs.push(between(made?, seen?));
     }
     table.add(
@@ -191,10 +191,10 @@ pub(crate) async fn file_appears(
 }
 
 /// Does it after 300 to 1300 ms, evenly spread over the runs.
-async fn appear(clock: &mut Clock, line: &str, run: usize) -> Result<Instant> {
+async fn appear(clock: &mut Clock, line: String, run: usize) -> Result<Instant> {
     let share = u32::try_from(run)?;
     pause(Duration::from_millis(300) + secs(1) * share / u32::try_from(WAITS)?).await;
-    clock.done(line).await
+    clock.done(&line).await
 }
 
 fn between(from: Instant, to: Instant) -> f64 {
@@ -217,7 +217,7 @@ pub(crate) async fn unit_starts(
             room.guest.wait_for_unit(&unit, LIMIT).await?;
             Ok::<_, anyhow::Error>(Instant::now())
         };
-        let (seen, told) = futures::join!(wait, appear(clock, &format!("echo > {pipe}"), run));
+        let (seen, told) = futures::join!(wait, appear(clock, format!("echo > {pipe}"), run));
         told?;
         ours.push(between(active_since(room, clock, &unit).await?, seen?));
         let unit = format!("bench-peer-{run}.service");
@@ -232,7 +232,7 @@ pub(crate) async fn unit_starts(
                 pause(ITS_PAUSE).await;
             }
         };
-        let (seen, told) = futures::join!(wait, appear(clock, &format!("echo > {pipe}"), run));
+        let (seen, told) = futures::join!(wait, appear(clock, format!("echo > {pipe}"), run));
         told?;
         theirs.push(between(active_since(room, clock, &unit).await?, seen?));
     }

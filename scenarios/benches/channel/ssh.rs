@@ -34,7 +34,7 @@ impl Ssh {
         let start = guest.run(Exec::shell("ssh-keygen -A && systemctl restart ssh.service"), LIMIT).await?;
         ensure!(start.status.success(), "{}", String::from_utf8_lossy(&start.stderr));
         guest.wait_for_port("127.0.0.1", 22, LIMIT).await?;
-        let vlan = profiles::simple().switch_vlan("cluster").and_then(VlanId::new).context("no VLAN")?;
+        let vlan = VlanId::new(profiles::simple().switch_vlan("cluster")?)?;
         let host = Host::start(lab.switch(), HostOptions::new("ssh", vlan, "192.168.1.200/24".parse()?))?;
         let forward = host.forward_to(SocketAddr::new(machine.address("cluster")?, 22))?;
         let (control, port) = (directory.path().join("control"), forward.address().port());
