@@ -5,7 +5,6 @@
 //! the seconds since power-on and without escape sequences.
 
 mod error;
-mod escape;
 mod scanner;
 mod stage;
 mod transcript;

@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use super::escape::Stripper;
 use super::scanner::{Finding, Scanner};
 use super::stage::{Stage, StageDetector};
+use shell::escape::Stripper;
 
 /// How much text is kept for waits; older text is on disk only.
 const TEXT_MAX: usize = 4 << 20;

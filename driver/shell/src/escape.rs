@@ -9,7 +9,7 @@ const STRING_MAX: usize = 1024;
 /// An incremental stripper. What moves the cursor to another line becomes a newline, so that menus of firmware and
 /// boot loaders read as lines.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Stripper {
+pub struct Stripper {
     state: State,
     /// A carriage return came; whether it was a line's end shows with the next byte.
     returned: bool,
@@ -35,7 +35,7 @@ enum State {
 
 impl Stripper {
     /// Adds the text of `bytes` to `text`, lines ended by `\n`.
-    pub(super) fn push(&mut self, bytes: &[u8], text: &mut Vec<u8>) {
+    pub fn push(&mut self, bytes: &[u8], text: &mut Vec<u8>) {
         for &byte in bytes {
             self.byte(byte, text);
         }
@@ -112,6 +112,8 @@ impl Stripper {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn strip(bytes: &[u8]) -> String {
@@ -151,5 +153,22 @@ mod tests {
         assert_eq!(strip(b"\x1b]0;cut off\nKernel panic\n"), "\nKernel panic\n");
         let long = [b"\x1bP".as_slice(), &[b'x'; 5000], b"\nKernel panic\n"].concat();
         assert!(strip(&long).ends_with("\nKernel panic\n"));
+    }
+
+    proptest! {
+        /// How bytes are cut makes no difference, no escape is left, and nothing swallows a line that comes later.
+        #[test]
+        fn any_bytes_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..300), piece in 1..20_usize) {
+            let (mut whole, mut pieces) = (Vec::new(), Vec::new());
+            Stripper::default().push(&bytes, &mut whole);
+            let mut stripper = Stripper::default();
+            for piece in bytes.chunks(piece) {
+                stripper.push(piece, &mut pieces);
+            }
+            prop_assert_eq!(&whole, &pieces);
+            prop_assert!(!whole.contains(&0x1b));
+            stripper.push(b"\nKernel panic\n", &mut pieces);
+            prop_assert!(pieces.ends_with(b"\nKernel panic\n"));
+        }
     }
 }

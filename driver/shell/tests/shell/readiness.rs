@@ -1,0 +1,111 @@
+//! A shell is found among what others print, and never typed at before it is there.
+
+use std::fs::File;
+use std::time::Duration;
+
+use crate::line::{Guest, LIMIT, options};
+use process::Stdio;
+use shell::tty::Tty;
+use shell::{Command, Error, Login, Readiness, Shell};
+
+const BANNER: &str = "Spawning backdoor root shell";
+
+async fn greet(shell: &Shell) {
+    let output = shell.run(Command::argv(["echo", "hello"]), LIMIT).await.unwrap();
+    assert_eq!(output.stdout, b"hello\n");
+}
+
+#[tokio::test]
+async fn a_backdoor_behind_firmware_and_boot_loader() {
+    let script = format!(
+        "stty raw -echo; printf '\\033[2J\\033[01;01H\\033[=3hBdsDxe: loading Boot0001\\033[3;1H'; \
+         printf '\\033[0m\\033[37mGNU GRUB  version 2.12\\033[04;10H'; printf '[    0.000000] Linux version 6'; \
+         read -t 1 early && echo \"typed too early: $early\"; echo; printf '{BANNER}...\\n'; \
+         printf '[    9.1] random: crng init done\\r\\n'; exec bash --norc"
+    );
+    let (_guest, near) = Guest::start(&["bash", "--norc", "-c", &script]);
+    let shell = Shell::attach(near, options(Readiness::Text(BANNER.to_owned()))).await.unwrap();
+    greet(&shell).await;
+    let text = shell.last_text().join("\n");
+    assert!(!text.contains("too early"), "{text}");
+}
+
+/// What a getty and login(1) do, without being root: any user with the password `secret`.
+const GETTY: &str = r#"printf '[    8.0] random: crng init done\r\n\r\nDebian GNU/Linux 13 server-1 ttyS0\r\n\r\n'
+while :; do
+printf 'server-1 login: '; read -r user || exit
+[ -n "$user" ] || continue
+stty -echo; printf 'Password: '; read -r password; stty echo; printf '\r\n'
+[ "$password" = secret ] && break
+printf 'Login incorrect\r\n'
+done
+printf 'Last login: Tue Nov 24 12:00:00 UTC on ttyS0\r\n'
+exec env PS1='root@server-1:~# ' bash --norc --noprofile -i
+"#;
+
+fn login(password: &str) -> Readiness {
+    Readiness::Login(Login { user: "root".into(), password: password.into() })
+}
+
+#[tokio::test]
+async fn a_login_prompt_is_answered() {
+    let (_guest, near) = Guest::start(&["sh", "-c", GETTY]);
+    let shell = Shell::attach(near, options(login("secret"))).await.unwrap();
+    greet(&shell).await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_said_so() {
+    let (_guest, near) = Guest::start(&["sh", "-c", GETTY]);
+    let error = Shell::attach(near, options(login("wrong"))).await.unwrap_err();
+    assert!(matches!(&error, Error::LoginRefused { user, .. } if user == "root"), "{error}");
+    assert!(!error.to_string().contains("wrong"), "{error}");
+}
+
+#[tokio::test]
+async fn a_line_that_stays_dark_ends_at_the_limit_with_its_last_words() {
+    let (_guest, near) =
+        Guest::start(&["sh", "-c", "printf 'U-Boot 2024.01\r\nNo bootable device.\r\n'; exec sleep 1000"]);
+    let mut options = options(login("secret"));
+    options.limit = Duration::from_millis(800);
+    let error = Shell::attach(near, options).await.unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, Error::NoShell { .. }), "{text}");
+    for part in ["here", "a pty", "login prompt", "No bootable device."] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn a_guest_without_tools_is_told_by_their_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = format!(
+        "cd {} && for t in sh stty id base64 cat dd env head mkdir mktemp mv rm sha256sum sleep tr; do \
+         ln -s \"$(command -v $t)\" .; done; PATH=$PWD; exec sh",
+        directory.path().display()
+    );
+    let (_guest, near) = Guest::start(&["sh", "-c", &script]);
+    let error = Shell::attach(near, options(Readiness::Now)).await.unwrap_err();
+    let Error::ToolsMissing { tools, .. } = error else { panic!("{error}") };
+    assert_eq!(tools, ["setsid", "wc"]);
+}
+
+#[tokio::test]
+async fn a_shell_is_attached_again_while_the_last_server_still_listens() {
+    for argv in [&["bash", "--norc"][..], &["dash"], &["bash", "--norc", "-i"]] {
+        let pty = nix::pty::openpty(None, None).unwrap();
+        let far = || Stdio::File(File::from(pty.slave.try_clone().unwrap()));
+        let command =
+            process::Command::new(argv[0]).args(&argv[1..]).stdin(far()).stdout(far()).stderr(far());
+        let child = process::spawn(command).unwrap();
+        for _ in 0..3 {
+            // A second descriptor of the near end: the pty outlives the session.
+            let near = Tty::from_fd(pty.master.try_clone().unwrap()).unwrap();
+            let mut options = options(Readiness::Now);
+            options.silence = Duration::from_secs(2);
+            let shell = Shell::attach(near, options).await.unwrap();
+            greet(&shell).await;
+        }
+        child.kill_group();
+    }
+}
