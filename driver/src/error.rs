@@ -164,8 +164,8 @@ pub enum Error {
         /// What it waits for before it starts by itself, if it does.
         waits_for: Option<String>,
     },
-    /// A machine without an agent was asked for something that only an agent can do.
-    #[error("{machine}: {operation} needs the agent, and this machine only has a console")]
+    /// A machine without an agent or a shell was asked for something that needs one.
+    #[error("{machine}: {operation} needs the agent or a shell, and this machine only has a console")]
     NoAgent {
         /// The machine.
         machine: String,

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+pub use shell::Login;
 use switch::PortMode;
 
 use crate::start::After;
@@ -179,6 +180,21 @@ pub struct AgentSpec {
     pub channel: Channel,
 }
 
+/// A shell in the guest, for a machine without an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ShellSpec {
+    /// A root shell on the first virtio console, `/dev/hvc0`, that says so when it is there: the backdoor of NixOS' test
+    /// instrumentation and of images made after it.
+    Backdoor,
+    /// The login on the serial console.
+    Serial(Login),
+}
+
+impl ShellSpec {
+    /// What a backdoor prints when its shell reads.
+    pub const BACKDOOR_READY: &str = "Spawning backdoor root shell";
+}
+
 /// A file that the agent writes before a machine counts as ready, at every boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestFile {
@@ -221,8 +237,10 @@ pub struct MachineSpec {
     pub nics: Vec<NicSpec>,
     /// Links that the switch aggregates, each of some of the network cards.
     pub bundles: Vec<BundleSpec>,
-    /// The agent, or `None` for a machine that only has a console.
+    /// The agent; without it there is the shell.
     pub agent: Option<AgentSpec>,
+    /// A shell, for a machine without an agent. With neither there is only the console.
+    pub shell: Option<ShellSpec>,
     /// systemd credentials, passed by SMBIOS type 11: name and content.
     pub credentials: Vec<(String, Vec<u8>)>,
     /// The hostname that the agent sets; `None` leaves the image's.
@@ -295,6 +313,7 @@ pub(crate) mod tests {
             ],
             bundles: Vec::new(),
             agent: None,
+            shell: None,
             credentials: Vec::new(),
             hostname: None,
             files: Vec::new(),

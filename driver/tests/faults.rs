@@ -113,6 +113,7 @@ fn machine(name: &str, image: &Path) -> MachineSpec {
         nics: vec![nic(1), nic(2)],
         bundles: Vec::new(),
         agent: None,
+        shell: None,
         credentials: Vec::new(),
         hostname: None,
         files: Vec::new(),

@@ -41,6 +41,8 @@ pub enum WayIn {
     Agent,
     /// A login shell on the serial line.
     Shell,
+    /// A root shell on `/dev/hvc0`, as NixOS' test instrumentation and images made after it have.
+    Backdoor,
     /// The console only.
     Console,
 }
@@ -50,6 +52,7 @@ impl fmt::Display for WayIn {
         f.pad(match self {
             WayIn::Agent => "agent",
             WayIn::Shell => "shell",
+            WayIn::Backdoor => "backdoor",
             WayIn::Console => "console",
         })
     }

@@ -8,12 +8,12 @@ use driver::checkpoint::Checkpoint;
 use driver::qemu::{Accel, Memory, Qemu};
 use driver::spec::{
     AgentSpec, Boot, BundleSpec, Channel, DataDisk, DiskBus, DiskSpec, GuestFile, LabSpec, MachineSpec,
-    NicBackend, NicSpec, Tuning,
+    NicBackend, NicSpec, ShellSpec, Tuning,
 };
 use driver::{After, Captures, Lab, LabOptions};
 use harness::{Capture, SubjectId, Testbed};
 use images::injection::{self, CREDENTIALS_SINCE, Injection};
-use images::{Image, WayIn};
+use images::{Image, Login, WayIn};
 use profiles::Profile;
 use profiles::render;
 use switch::{LldpConfig, PortMode, VlanId, VlanSet};
@@ -58,6 +58,7 @@ pub struct Rack {
     channel: Option<Channel>,
     into_copy: bool,
     way_in: Option<WayIn>,
+    login: Option<Login>,
     memory_mib: u32,
     vcpus: u32,
     checkpoints: bool,
@@ -170,6 +171,7 @@ impl Rack {
             channel: None,
             into_copy: false,
             way_in: None,
+            login: None,
             memory_mib: MEMORY_MIB,
             vcpus: 1,
             checkpoints: false,
@@ -218,6 +220,21 @@ impl Rack {
     /// need an agent say so.
     pub fn console_only(mut self) -> Self {
         self.way_in = Some(WayIn::Console);
+        self
+    }
+
+    /// Brings no agent in: commands go over a root shell on `/dev/hvc0`, which the image has to start, as for one whose TOML
+    /// says `way_in = "backdoor"`. Addresses and names are given all the same, where the image's systemd takes credentials.
+    pub fn backdoor(mut self) -> Self {
+        self.way_in = Some(WayIn::Backdoor);
+        self
+    }
+
+    /// Brings no agent in: commands go over a login on the serial console, as for an image whose TOML says
+    /// `way_in = "shell"`. Without a `login` it is the image's own, or root without a password.
+    pub fn serial_login(mut self, login: Option<Login>) -> Self {
+        self.way_in = Some(WayIn::Shell);
+        self.login = login;
         self
     }
 
@@ -400,17 +417,25 @@ impl Rack {
         });
         let addresses = machine.attachments.iter().map(|a| (a.network.clone(), a.address));
         let channel = self.channel.unwrap_or(assets.channel);
+        let way_in = self.way_in.unwrap_or(image.way_in);
         let injection = Injection {
-            agent: true,
+            agent: way_in == WayIn::Agent,
             agent_args: Vec::new(),
             hostname: Some(name.to_owned()),
             networkd: render::networkd(&self.profile, name)?,
             udev: render::udev(&self.profile, name)?,
         };
         let takes_credentials = image.systemd.is_none_or(|version| version >= CREDENTIALS_SINCE);
-        let (disk, credentials, agent) = match self.way_in.unwrap_or(image.way_in) {
+        let shell = self.shell_of(image, way_in);
+        let (disk, credentials, agent) = match way_in {
             // Nothing is brought into a guest that is only looked at.
-            WayIn::Console | WayIn::Shell => (image.disk.clone(), Vec::new(), None),
+            WayIn::Console => (image.disk.clone(), Vec::new(), None),
+            WayIn::Shell | WayIn::Backdoor if !takes_credentials => (image.disk.clone(), Vec::new(), None),
+            WayIn::Shell | WayIn::Backdoor => {
+                let credentials = injection::credentials(&injection)
+                    .with_context(|| format!("{name}: the credentials with its name and addresses"))?;
+                (image.disk.clone(), credentials, None)
+            }
             WayIn::Agent if self.into_copy || !takes_credentials => {
                 let copy = written_into_a_copy(name, assets, image, injection).await?;
                 (copy, Vec::new(), Some(AgentSpec { disk: None, channel }))
@@ -434,12 +459,27 @@ impl Rack {
             nics: nics.collect::<anyhow::Result<_>>()?,
             bundles: bundles.collect(),
             agent,
+            shell,
             credentials,
             hostname: Some(name.to_owned()),
             files: vec![GuestFile { path: "/etc/hosts".to_owned(), content: render::hosts(&self.profile) }],
             addresses: addresses.collect(),
             after: Vec::new(),
         })
+    }
+
+    /// The shell that stands in for the agent.
+    fn shell_of(&self, image: &Image, way_in: WayIn) -> Option<ShellSpec> {
+        match way_in {
+            WayIn::Agent | WayIn::Console => None,
+            WayIn::Backdoor => Some(ShellSpec::Backdoor),
+            WayIn::Shell => {
+                let login = self.login.clone().or_else(|| image.login.clone());
+                let login =
+                    login.unwrap_or_else(|| Login { user: "root".to_owned(), password: String::new() });
+                Some(ShellSpec::Serial(driver::spec::Login { user: login.user, password: login.password }))
+            }
+        }
     }
 
     fn boot_of(&self, image: &Image) -> anyhow::Result<Boot> {

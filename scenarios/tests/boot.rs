@@ -1,6 +1,8 @@
 //! A machine boots by its firmware and by direct kernel, from each disk bus, with no failed unit; its disk outlives
 //! its power.
 
+use driver::guest::{Exec, GuestError, Status};
+use driver::spec::Boot;
 use scenarios::prelude::*;
 
 fn main() -> ExitCode {
@@ -11,6 +13,8 @@ fn main() -> ExitCode {
         .cases("disk_bus", buses, disk_bus)
         .test("agent_written_into_a_copy", agent_written_into_a_copy)
         .test("console_only", console_only)
+        .test("backdoor", backdoor)
+        .test("serial_login", serial_login)
         .test("strangers_disk_on_its_own_bus", strangers_disk_on_its_own_bus)
         .test("strangers_disk_on_the_wrong_bus", strangers_disk_on_the_wrong_bus)
         .run()
@@ -101,6 +105,102 @@ async fn console_only(t: &mut Testbed) -> Result {
     machine.console()?.send("echo $((6 * 7)).\n")?;
     machine.wait_for_console_text_from(&Regex::new(r"42\.")?, shell.position, secs(30)).await?;
     Ok(())
+}
+
+/// What images made for nixosTest have: a root shell on the first virtio console, its stderr on the serial one.
+const BACKDOOR: &str = "[Unit]\nDescription=Root shell for tests\nRequires=dev-hvc0.device\nAfter=dev-hvc0.device\n\
+     [Service]\nEnvironment=HOME=/root USER=root TERM=dumb\nWorkingDirectory=/tmp\n\
+     ExecStart=/bin/bash --norc -c 'exec </dev/hvc0 >/dev/hvc0 2>/dev/ttyS0; stty raw -echo; \
+     echo \"Spawning backdoor root shell...\"; exec /bin/bash --norc /dev/hvc0'\nKillSignal=SIGHUP\n";
+
+/// Our image without our agent, with only such a backdoor: the verbs work over it.
+async fn backdoor(t: &mut Testbed) -> Result {
+    let rack = Rack::of(profiles::simple(), &["server-1"]).backdoor().vcpus(2).edit(|lab| {
+        let machine = &mut lab.machines[0];
+        let unit = |name: &str, text: &str| (format!("systemd.{name}"), text.as_bytes().to_owned());
+        machine.credentials.push(unit("extra-unit.backdoor.service", BACKDOOR));
+        let wanted = "[Unit]\nWants=backdoor.service\n";
+        machine.credentials.push(unit("unit-dropin.multi-user.target~backdoor", wanted));
+        // The image is to have no login there: two that read one line get half of it each.
+        if let Boot::Direct { cmdline, .. } = &mut machine.boot {
+            cmdline.push_str(" systemd.mask=serial-getty@hvc0.service");
+        }
+    });
+    let lab = rack.launch(t).await?;
+    verbs_over_a_shell(t, &lab["server-1"]).await
+}
+
+/// The same image with nothing but the getty on its serial console, which the kernel writes to as well.
+async fn serial_login(t: &mut Testbed) -> Result {
+    let lab = Rack::of(profiles::simple(), &["server-1"]).serial_login(None).vcpus(2).launch(t).await?;
+    verbs_over_a_shell(t, &lab["server-1"]).await
+}
+
+async fn verbs_over_a_shell(t: &mut Testbed, machine: &Machine) -> Result {
+    t.step("it boots, and has the name and the address that it was given", async || {
+        machine.wait_ready().await?;
+        no_failed_unit(machine).await?;
+        ensure!(machine.succeed("hostname").await?.trim() == "server-1", "another hostname");
+        machine.succeed("getent hosts server-2").await?;
+        let address = machine.address("cluster")?;
+        machine.wait_until_succeeds(format!("ip -o addr show dev eth1 | grep -w {address}")).await?;
+        ensure!(
+            machine.execute("pidof rackless-agent").await?.status == Status::Code(1),
+            "there is an agent"
+        );
+        Ok(())
+    })
+    .await?;
+    t.step("commands have streams, status, user, directory and a limit", async || {
+        let output =
+            machine.execute("echo out; echo err >&2; id -un; pwd; exit 3").user("nobody").cwd("/tmp").await?;
+        ensure!(output.status == Status::Code(3), "{:?}", output.status);
+        ensure!((&output.stdout[..], &output.stderr[..]) == (b"out\nnobody\n/tmp\n", b"err\n"), "{output:?}");
+        machine.fail("false").await?;
+        let error =
+            machine.succeed("echo evidence; sleep 1000").within(secs(1)).await.err().context("no limit")?;
+        ensure!(error.to_string().contains("evidence"), "{error}");
+        machine.fail("pgrep -x sleep").await?;
+        Ok(())
+    })
+    .await?;
+    t.step("files and folders go both ways", async || {
+        let folder = t.artifacts().join("folder");
+        fs_err::create_dir_all(folder.join("sub"))?;
+        let content: Vec<u8> =
+            (0..100_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
+        fs_err::write(folder.join("sub/file"), &content)?;
+        machine.copy_to(&folder, "/root/there").await?;
+        machine.copy_from("/root/there", t.artifacts().join("back")).await?;
+        machine.copy_from("/root/there/sub/file", t.artifacts().join("file")).await?;
+        ensure!(fs_err::read(t.artifacts().join("back/sub/file"))? == content, "the folder is another");
+        ensure!(fs_err::read(t.artifacts().join("file"))? == content, "the file is another");
+        Ok(())
+    })
+    .await?;
+    t.step("it waits for units, files and ports", async || {
+        machine.wait_for_unit("systemd-networkd.service").await?;
+        machine.succeed("systemd-run --unit=listens nc -lk 127.0.0.1 7000 && touch /run/there").await?;
+        machine.wait_for_file("/run/there").await?;
+        machine.wait_for_open_port(7000).await?;
+        machine.succeed("systemd-run --unit=fails --property=Type=oneshot false || true").await?;
+        let error = machine.wait_for_unit("fails.service").await.err().context("a failed unit is active")?;
+        ensure!(error.to_string().contains("impossible"), "{error}");
+        Ok(())
+    })
+    .await?;
+    t.step("what only the agent can do is said so by type", async || {
+        let streamed = machine.guest().await?.exec(Exec::argv(["true"])).await;
+        ensure!(matches!(streamed, Err(GuestError::Unsupported { .. })), "output was streamed");
+        Ok(())
+    })
+    .await?;
+    t.step("it shuts down when asked to", async || {
+        machine.shutdown().await?;
+        ensure!(!machine.is_running(), "QEMU still runs");
+        Ok(())
+    })
+    .await
 }
 
 /// A disk whose fstab names /dev/sda1 boots on the bus that its TOML names.

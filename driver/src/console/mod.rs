@@ -70,6 +70,8 @@ struct Shared {
     stage: watch::Sender<Stage>,
     /// Counts what came; `true` once the console is closed.
     progress: watch::Sender<(u64, bool)>,
+    /// Who is given a copy of what comes.
+    listeners: Mutex<Vec<mpsc::UnboundedSender<Vec<u8>>>>,
 }
 
 /// What a wait found.
@@ -104,6 +106,7 @@ impl Console {
             transcript: Mutex::default(),
             stage: watch::Sender::new(Stage::Spawned),
             progress: watch::Sender::new((0, false)),
+            listeners: Mutex::default(),
         });
         let (reader, writer) = tokio::io::split(stream);
         let (input, typed) = mpsc::channel(UNREAD_MAX);
@@ -168,6 +171,13 @@ impl Console {
             },
             tail: self.tail(TAIL),
         })
+    }
+
+    /// A copy of all bytes that come from now on, for a dialogue that reads more than lines.
+    pub(crate) fn listen(&self) -> mpsc::UnboundedReceiver<Vec<u8>> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.shared().listeners.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
+        receiver
     }
 
     /// The position behind all that came so far.
@@ -300,11 +310,19 @@ impl Shared {
         lines
     }
 
+    /// To those who listen, as long as they do.
+    fn pass_on(&self, bytes: &[u8]) {
+        let mut listeners = self.listeners.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.retain(|listener| listener.send(bytes.to_vec()).is_ok());
+    }
+
     fn came(&self) {
         self.progress.send_modify(|(count, _)| *count += 1);
     }
 
     fn end(&self) {
+        // Whoever listens reads the end.
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.progress.send_modify(|(_, closed)| *closed = true);
     }
 }
@@ -317,6 +335,7 @@ async fn read<S: AsyncRead>(shared: Arc<Shared>, mut reader: ReadHalf<S>, mut lo
             Ok(count) => {
                 logs.raw(&chunk[..count]);
                 logs.lines(&shared.feed(&chunk[..count]));
+                shared.pass_on(&chunk[..count]);
                 // After the logs, so that whoever is woken finds in them what woke it.
                 shared.came();
             }

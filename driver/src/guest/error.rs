@@ -165,6 +165,22 @@ pub enum GuestError {
         /// What the host said.
         source: std::io::Error,
     },
+    /// The shell's line failed.
+    #[error("{source}")]
+    Shell {
+        /// How; it names machine, operation, time and the line's last words.
+        source: shell::Error,
+    },
+    /// The way in has no such thing.
+    #[error("{machine}: {operation} is unsupported over {way}, which is a shell: it needs the agent")]
+    Unsupported {
+        /// The machine.
+        machine: String,
+        /// What was asked for.
+        operation: String,
+        /// The way in.
+        way: String,
+    },
     /// The agent's answer fits no question.
     #[error("{machine}: {operation}: the agent gave an answer that makes no sense: {answer}")]
     Nonsense {
@@ -181,19 +197,20 @@ impl GuestError {
     /// A limit passed: of a command, a wait or a greeting, or the agent fell silent.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
-        matches!(
-            self,
-            Self::NoAnswer { .. }
-                | Self::Silent { .. }
-                | Self::CommandTimeout { .. }
-                | Self::WaitTimeout { .. }
-        )
+        matches!(self, Self::Shell { source } if source.is_timeout())
+            || matches!(
+                self,
+                Self::NoAnswer { .. }
+                    | Self::Silent { .. }
+                    | Self::CommandTimeout { .. }
+                    | Self::WaitTimeout { .. }
+            )
     }
 
     /// The session is over.
     #[must_use]
     pub fn is_lost(&self) -> bool {
-        matches!(self, Self::Lost { .. })
+        matches!(self, Self::Lost { .. }) || matches!(self, Self::Shell { source } if source.is_lost())
     }
 }
 

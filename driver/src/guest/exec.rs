@@ -93,6 +93,15 @@ impl Exec {
     pub(super) fn into_spec(self) -> ExecSpec {
         self.spec
     }
+
+    /// The command, and what it is given on stdin.
+    pub(super) fn into_parts(self) -> (ExecSpec, Vec<u8>) {
+        (self.spec, self.input)
+    }
+
+    pub(super) fn from_spec(spec: ExecSpec) -> Self {
+        Self { spec, input: Vec::new() }
+    }
 }
 
 impl std::fmt::Display for Exec {
@@ -146,9 +155,9 @@ pub struct Output {
     pub stderr: Vec<u8>,
     /// From spawn to exit, on the guest's clock.
     pub elapsed: Duration,
-    /// What it and its children used.
+    /// What it and its children used; all zero over a shell, which can't tell.
     pub usage: Usage,
-    /// A child of it still held stdout or stderr 100 ms after its exit.
+    /// A child of it still held stdout or stderr 100 ms after its exit; never known over a shell.
     pub lingering: bool,
 }
 
@@ -166,9 +175,10 @@ impl Guest {
     ///
     /// # Errors
     ///
-    /// [`GuestError::Refused`] if there is no such program, user or directory.
+    /// [`GuestError::Refused`] if there is no such program, user or directory; [`GuestError::Unsupported`] over a shell,
+    /// where output comes at a command's end.
     pub async fn exec(&self, exec: Exec) -> Result<Running, GuestError> {
-        let mut running = self.start(exec);
+        let mut running = self.start(exec)?;
         match tokio::time::timeout(SILENCE, running.started()).await {
             Ok(started) => started.map(|()| running),
             Err(_) => Err(running.operation.silent()),
@@ -182,7 +192,10 @@ impl Guest {
     /// [`GuestError::CommandTimeout`] at the limit, when the process group has been killed in the guest;
     /// [`GuestError::Refused`] if it can't be started.
     pub async fn run(&self, exec: Exec, limit: Duration) -> Result<Output, GuestError> {
-        let mut running = self.start(exec.limit(limit));
+        if let Some(shell) = self.shell() {
+            return shell.run(exec, limit).await;
+        }
+        let mut running = self.start(exec.limit(limit))?;
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         let collected =
             tokio::time::timeout(limit + SILENCE, running.collect(&mut stdout, &mut stderr)).await;
@@ -202,10 +215,10 @@ impl Guest {
         Ok(Output { status, stdout, stderr, elapsed, usage, lingering })
     }
 
-    fn start(&self, exec: Exec) -> Running {
-        let operation = self.begin(exec.to_string(), Request::Exec(exec.spec.clone()));
+    fn start(&self, exec: Exec) -> Result<Running, GuestError> {
+        let operation = self.begin(exec.to_string(), Request::Exec(exec.spec.clone()))?;
         let stdin = exec.spec.stdin.then(|| Stdin { sender: operation.call.sender() });
-        Running { operation, input: exec.input, stdin, pid: 0, exited: None }
+        Ok(Running { operation, input: exec.input, stdin, pid: 0, exited: None })
     }
 }
 

@@ -70,6 +70,9 @@ impl Guest {
         options: CopyOptions,
         limit: Duration,
     ) -> Result<Copied, GuestError> {
+        if let Some(shell) = self.shell() {
+            return shell.copy_to(from.as_ref(), to.as_ref(), options, limit).await;
+        }
         let (from, path) = (from.as_ref().to_owned(), to.as_ref().to_owned());
         let operation = format!("copy {} to {path}", from.display());
         let meta = std::fs::metadata(&from).map_err(|source| self.host_file(&operation, &from, source))?;
@@ -80,7 +83,7 @@ impl Guest {
             let spec = FileSpec { path, mode, owner: options.owner, parents: true };
             (Request::WriteFile(spec), chunks_of_file(from.clone()))
         };
-        let mut operation = self.begin(operation, request);
+        let mut operation = self.begin(operation, request)?;
         match tokio::time::timeout(limit, send(&mut operation, chunks, &from)).await {
             Ok(sent) => sent,
             Err(_) => Err(operation.silent()),
@@ -99,6 +102,9 @@ impl Guest {
         mode: u32,
         limit: Duration,
     ) -> Result<(), GuestError> {
+        if let Some(shell) = self.shell() {
+            return shell.write_file(path.as_ref(), content, mode, None, limit).await;
+        }
         let path = path.as_ref().to_owned();
         let operation = format!("write {path}");
         let spec = FileSpec { path, mode: Some(mode), owner: None, parents: true };
@@ -106,7 +112,7 @@ impl Guest {
             let batch = vec![SmallFile { file: spec, content: content.to_vec() }];
             return self.tell(operation, Request::WriteFiles(batch), limit).await;
         }
-        let mut operation = self.begin(operation, Request::WriteFile(spec));
+        let mut operation = self.begin(operation, Request::WriteFile(spec))?;
         let (sender, chunks) = mpsc::channel(AHEAD);
         let feed = async {
             for chunk in content.chunks(CHUNK) {
@@ -129,6 +135,9 @@ impl Guest {
     ///
     /// [`GuestError::Refused`] at the first that the guest's system says no to.
     pub async fn write_files(&self, files: Vec<SmallFile>, limit: Duration) -> Result<(), GuestError> {
+        if let Some(shell) = self.shell() {
+            return shell.write_files(files, limit).await;
+        }
         let (mut batch, mut size) = (Vec::new(), 0);
         for file in files {
             if size + file.content.len() > BATCH && !batch.is_empty() {
@@ -156,8 +165,11 @@ impl Guest {
     ///
     /// [`GuestError::Refused`] if it isn't there; [`GuestError::Digest`] if bytes were lost.
     pub async fn read_file(&self, path: impl AsRef<str>, limit: Duration) -> Result<Vec<u8>, GuestError> {
+        if let Some(shell) = self.shell() {
+            return shell.read_file(path.as_ref(), limit).await;
+        }
         let path = path.as_ref().to_owned();
-        let mut operation = self.begin(format!("read {path}"), Request::ReadFile { path });
+        let mut operation = self.begin(format!("read {path}"), Request::ReadFile { path })?;
         let mut content = Vec::new();
         let work = async {
             meta(&mut operation).await?;
@@ -182,13 +194,16 @@ impl Guest {
         to: impl AsRef<Path>,
         limit: Duration,
     ) -> Result<Copied, GuestError> {
+        if let Some(shell) = self.shell() {
+            return shell.copy_from(from.as_ref(), to.as_ref(), limit).await;
+        }
         let (path, to) = (from.as_ref().to_owned(), to.as_ref().to_owned());
         let name = format!("copy {path} to {}", to.display());
-        let mut operation = self.begin(name.clone(), Request::ReadFile { path: path.clone() });
+        let mut operation = self.begin(name.clone(), Request::ReadFile { path: path.clone() })?;
         let work = async {
             let meta = meta(&mut operation).await?;
             if meta.directory {
-                operation = self.begin(name.clone(), Request::ReadTree { path });
+                operation = self.begin(name.clone(), Request::ReadTree { path })?;
             }
             let (sender, chunks) = mpsc::channel(AHEAD);
             let target = to.clone();

@@ -46,6 +46,14 @@ impl Listener {
     }
 }
 
+impl Listener {
+    /// With another name for errors: it is not an agent's port.
+    pub(crate) fn called(mut self, name: String) -> Self {
+        self.name = name;
+        self
+    }
+}
+
 impl Drop for Listener {
     fn drop(&mut self) {
         let _ = fs_err::remove_file(&self.path);

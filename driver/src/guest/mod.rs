@@ -1,9 +1,10 @@
 //! The guest channel: what the host asks the agent in a guest to do.
 //!
-//! [`Guest`] is the client, over any [`Transport`]: a virtserialport ([`Listener`] or [`UnixSocket`]), AF_VSOCK
+//! [`Guest`] is the client of the agent, over any [`Transport`]: a virtserialport ([`Listener`] or [`UnixSocket`]), AF_VSOCK
 //! ([`Vsock`]), vhost-user-vsock ([`VhostUserVsock`]). The protocol is in the crate `agent-proto`. Every call has a
 //! limit, is cancelled in the guest when its future is dropped, and leaves the channel usable when it fails; only
-//! [`GuestError::Lost`] asks for [`Guest::reconnect`].
+//! [`GuestError::Lost`] asks for [`Guest::reconnect`]. Where there is no agent, [`Guest::over_shell`] has the same verbs over
+//! a shell; what can't be done so is [`GuestError::Unsupported`].
 
 mod error;
 mod exec;
@@ -11,6 +12,7 @@ mod files;
 mod link;
 mod listener;
 mod session;
+mod shell_way;
 pub mod suite;
 mod system;
 mod transport;
@@ -21,6 +23,7 @@ pub use self::error::{GuestError, Lost};
 pub use self::exec::{Chunk, Exec, Exit, Output, OutputStream, Running, Stdin};
 pub use self::files::{Copied, CopyOptions, Meta};
 pub use self::listener::Listener;
+pub(crate) use self::shell_way::ConsoleLine;
 pub use self::system::{FailedUnit, SystemState};
 pub use self::transport::{BoxStream, Stream, Transport, UnixSocket, VhostUserVsock};
 pub use self::vsock::Vsock;
@@ -29,6 +32,7 @@ pub use agent_proto::message::{FailureKind, Info, Power, SmallFile, Status, TtyS
 
 use self::link::Link;
 use self::session::{Call, Session};
+use self::shell_way::ShellWay;
 use agent_proto::message::{Failure, Reply, Request};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -48,10 +52,17 @@ pub struct GuestOptions {
     pub limit: Duration,
 }
 
-/// The client of the agent in one machine. Clones share the session.
+/// The client of the agent in one machine, or of a shell. Clones share the session.
 #[derive(Clone)]
 pub struct Guest {
-    inner: Arc<Inner>,
+    way: Way,
+}
+
+/// The way in.
+#[derive(Clone)]
+enum Way {
+    Agent(Arc<Inner>),
+    Shell(Arc<ShellWay>),
 }
 
 struct Inner {
@@ -63,8 +74,11 @@ struct Inner {
 
 impl std::fmt::Debug for Guest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let transport = self.inner.transport.name();
-        f.debug_struct("Guest").field("machine", &self.inner.machine).field("transport", &transport).finish()
+        let transport = match &self.way {
+            Way::Agent(agent) => agent.transport.name(),
+            Way::Shell(shell) => shell.transport.name(),
+        };
+        f.debug_struct("Guest").field("machine", &self.machine()).field("transport", &transport).finish()
     }
 }
 
@@ -79,7 +93,7 @@ impl Guest {
         let session = greet(&*transport, &mut link, &options.machine, options.limit).await?;
         let session = watch::Sender::new(session);
         let inner = Inner { machine: options.machine, transport, link: Mutex::new(link), session };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self { way: Way::Agent(Arc::new(inner)) })
     }
 
     /// Opens another session, after the last one was lost or to end all that runs in it: after a reboot of the
@@ -89,7 +103,13 @@ impl Guest {
     ///
     /// As [`Guest::connect`].
     pub async fn reconnect(&self, limit: Duration) -> Result<Identity, GuestError> {
-        let inner = &*self.inner;
+        let inner = match &self.way {
+            Way::Agent(agent) => agent,
+            Way::Shell(shell) => {
+                shell.attach(limit).await?;
+                return Ok(shell.identity());
+            }
+        };
         let mut link = inner.link.lock().await;
         inner.session.borrow().lose(Lost::Replaced);
         *link = None;
@@ -100,39 +120,56 @@ impl Guest {
 
     /// Resolves when the session that is open now is over, with the reason.
     pub async fn closed(&self) -> Lost {
-        self.session().closed().await
+        match &self.way {
+            Way::Agent(agent) => agent.session().closed().await,
+            Way::Shell(shell) => shell.closed().await,
+        }
     }
 
     /// Whether the session is over: `None` while it is open.
     #[must_use]
     pub fn lost(&self) -> Option<Lost> {
-        self.session().lost()
+        match &self.way {
+            Way::Agent(agent) => agent.session().lost(),
+            Way::Shell(shell) => shell.lost(),
+        }
     }
 
     /// Who answered the last greeting: its boot id and instance.
     #[must_use]
     pub fn agent(&self) -> Identity {
-        self.session().agent.clone()
+        match &self.way {
+            Way::Agent(agent) => agent.session().agent.clone(),
+            Way::Shell(shell) => shell.identity(),
+        }
     }
 
     /// The machine's name.
     #[must_use]
     pub fn machine(&self) -> &str {
-        &self.inner.machine
-    }
-
-    fn session(&self) -> Arc<Session> {
-        self.inner.session.borrow().clone()
-    }
-
-    fn begin(&self, operation: impl Into<String>, request: Request) -> Operation {
-        let call = self.session().request(request);
-        Operation {
-            machine: self.inner.machine.clone(),
-            operation: operation.into(),
-            started: Instant::now(),
-            call,
+        match &self.way {
+            Way::Agent(agent) => &agent.machine,
+            Way::Shell(shell) => &shell.machine,
         }
+    }
+
+    /// The shell, if that is the way in.
+    fn shell(&self) -> Option<&ShellWay> {
+        match &self.way {
+            Way::Agent(_) => None,
+            Way::Shell(shell) => Some(shell),
+        }
+    }
+
+    /// Begins a request to the agent: over a shell there is none.
+    fn begin(&self, operation: impl Into<String>, request: Request) -> Result<Operation, GuestError> {
+        let operation = operation.into();
+        let agent = match &self.way {
+            Way::Agent(agent) => agent,
+            Way::Shell(shell) => return Err(shell.unsupported(operation)),
+        };
+        let call = agent.session().request(request);
+        Ok(Operation { machine: agent.machine.clone(), operation, started: Instant::now(), call })
     }
 
     /// A request that is done and has nothing to tell.
@@ -142,7 +179,7 @@ impl Guest {
         request: Request,
         limit: Duration,
     ) -> Result<(), GuestError> {
-        let mut operation = self.begin(operation, request);
+        let mut operation = self.begin(operation, request)?;
         match operation.reply(limit).await? {
             Reply::Done => Ok(()),
             reply => Err(operation.nonsense(&reply)),
@@ -155,7 +192,16 @@ impl Guest {
     ///
     /// [`GuestError::Silent`] or [`GuestError::Lost`].
     pub async fn ping(&self, limit: Duration) -> Result<(), GuestError> {
-        self.tell("ping", Request::Ping, limit).await
+        match self.shell() {
+            Some(shell) => shell.ping(limit).await,
+            None => self.tell("ping", Request::Ping, limit).await,
+        }
+    }
+}
+
+impl Inner {
+    fn session(&self) -> Arc<Session> {
+        self.session.borrow().clone()
     }
 }
 

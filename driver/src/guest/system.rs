@@ -58,7 +58,10 @@ impl Guest {
     ///
     /// [`GuestError::Lost`], [`GuestError::Silent`].
     pub async fn info(&self, limit: Duration) -> Result<Info, GuestError> {
-        let mut operation = self.begin("system information", Request::Info);
+        if let Some(shell) = self.shell() {
+            return shell.info(limit).await;
+        }
+        let mut operation = self.begin("system information", Request::Info)?;
         match operation.reply(limit).await? {
             Reply::Info(info) => Ok(info),
             other => Err(operation.nonsense(&other)),
@@ -71,6 +74,9 @@ impl Guest {
     ///
     /// [`GuestError::Refused`] if the guest's system says no.
     pub async fn set_hostname(&self, name: impl AsRef<str>, limit: Duration) -> Result<(), GuestError> {
+        if let Some(shell) = self.shell() {
+            return shell.set_hostname(name.as_ref(), limit).await;
+        }
         let name = name.as_ref().to_owned();
         self.tell(format!("set the host name to {name}"), Request::SetHostname { name, persist: true }, limit)
             .await
@@ -82,6 +88,9 @@ impl Guest {
     ///
     /// [`GuestError::Refused`] if the guest's system says no.
     pub async fn set_time(&self, time: SystemTime, limit: Duration) -> Result<(), GuestError> {
+        if let Some(shell) = self.shell() {
+            return shell.set_time(time, limit).await;
+        }
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
         self.tell("set the clock", Request::SetTime { seconds, nanoseconds: since.subsec_nanos() }, limit)
@@ -94,6 +103,9 @@ impl Guest {
     ///
     /// [`GuestError::Refused`] if the agent isn't root.
     pub async fn sysrq(&self, key: char, limit: Duration) -> Result<(), GuestError> {
+        if let Some(shell) = self.shell() {
+            return shell.sysrq(key, limit).await;
+        }
         self.tell(format!("sysrq {key}"), Request::Sysrq { key }, limit).await
     }
 
@@ -122,6 +134,9 @@ impl Guest {
     ///
     /// [`GuestError::Refused`] if the agent isn't root.
     pub async fn power(&self, power: Power) -> Result<(), GuestError> {
+        if let Some(shell) = self.shell() {
+            return shell.power(power).await;
+        }
         match self.tell(format!("{power:?}"), Request::Power(power), SILENCE).await {
             Err(error) if error.is_lost() => Ok(()),
             done => done,

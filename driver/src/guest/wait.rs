@@ -127,8 +127,11 @@ impl Guest {
         request: Condition,
         limit: Duration,
     ) -> Result<String, GuestError> {
+        if let Some(shell) = self.shell() {
+            return shell.wait(condition, request, limit).await;
+        }
         let request = Request::Wait { condition: request, limit_ms: millis(limit) };
-        let mut operation = self.begin(format!("wait until {condition}"), request);
+        let mut operation = self.begin(format!("wait until {condition}"), request)?;
         let waited = match operation.reply(limit + SILENCE).await? {
             Reply::Waited(waited) => waited,
             other => return Err(operation.nonsense(&other)),

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use shell::Readiness;
+
 use super::Machine;
 use super::instance::{Instance, last_words};
 use super::journal;
 use crate::console::{Position, Severity, Stage};
 use crate::death::Cause;
-use crate::guest::{Guest, GuestOptions};
+use crate::guest::{Guest, GuestError, GuestOptions, Transport};
 use crate::qemu::AGENT_PORT_ID;
+use crate::spec::ShellSpec;
 use crate::supervisor::BootTurn;
 
 /// What a boot may take from power-on to readiness, before scaling.
@@ -18,6 +21,8 @@ pub(super) const LIMIT: Duration = Duration::from_secs(75);
 const SETUP_LIMIT: Duration = Duration::from_secs(15);
 /// What a kernel that panicked may take to write to its console why; writing takes no more than moments.
 const LAST_WORDS: Duration = Duration::from_secs(2);
+/// How long a shell's line may say nothing before a request is said again, before scaling.
+const SHELL_SILENCE: Duration = Duration::from_secs(5);
 /// How long QEMU may need to end after it announced a shutdown or closed its monitor.
 const LAST_EVENTS: Duration = Duration::from_secs(2);
 
@@ -50,7 +55,7 @@ impl Machine {
 
     /// Starts the task that takes one boot to its end.
     pub(super) fn watch_boot(&self, instance: &Arc<Instance>) {
-        if self.spec().agent.is_some() {
+        if self.has_way_in() {
             self.spawn_until_over(instance, |machine, instance| async move {
                 // An error is kept: whoever waits for readiness reports it with the console's last lines.
                 if let Err(error) = machine.bring_up(&instance).await {
@@ -213,7 +218,7 @@ impl Machine {
         let guest = match earlier {
             // After a reboot of the guest, so that handles which a test still holds go on working.
             Some(guest) => guest.reconnect(limit).await.map(|_| guest),
-            None => Guest::connect(transport, options).await,
+            None => self.first_guest(transport, options).await,
         };
         let guest = guest.map_err(|e| self.guest_error(e))?;
         instance.know_guest(&guest);
@@ -223,6 +228,22 @@ impl Machine {
         guest.wait_booted(self.limit(LIMIT)).await.map_err(|e| self.guest_error(e))?;
         instance.console.set_stage(Stage::Ready);
         Ok(())
+    }
+
+    /// Greets the agent, or finds the shell.
+    async fn first_guest(
+        &self,
+        transport: Arc<dyn Transport>,
+        options: GuestOptions,
+    ) -> Result<Guest, GuestError> {
+        let spec = self.spec();
+        let readiness = match spec.shell.as_ref().filter(|_| spec.agent.is_none()) {
+            None => return Guest::connect(transport, options).await,
+            Some(ShellSpec::Backdoor) => Readiness::Text(ShellSpec::BACKDOOR_READY.to_owned()),
+            Some(ShellSpec::Serial(login)) => Readiness::Login(login.clone()),
+        };
+        let silence = SHELL_SILENCE * self.lab().accel.time_factor();
+        Guest::over_shell(transport, readiness, options, silence).await
     }
 
     /// What every boot gives to the guest: its hostname, and the files of its spec.

@@ -14,9 +14,9 @@ use super::Machine;
 use super::saved::Incoming;
 use crate::Error;
 use crate::console::{Console, ConsoleOptions};
-use crate::guest::{Guest, Listener, Transport};
+use crate::guest::{ConsoleLine, Guest, Listener, Transport};
 use crate::qemu::{CommandLine, Memory, Plugs, Wiring, command_line};
-use crate::spec::{AgentSpec, Channel};
+use crate::spec::{AgentSpec, Channel, ShellSpec};
 
 /// How long QEMU may take to connect to its console and monitor.
 const START_LIMIT: Duration = Duration::from_secs(15);
@@ -32,7 +32,7 @@ pub(super) struct Instance {
     pub(super) resets: watch::Sender<u64>,
     /// Where the guest's memory lies.
     pub(super) memory: Memory,
-    /// How the agent is reached.
+    /// How the agent, or the shell, is reached.
     pub(super) transport: Option<Arc<dyn Transport>>,
     /// How the journal is followed: another session with the same agent.
     pub(super) journal: Option<Arc<dyn Transport>>,
@@ -102,13 +102,14 @@ pub(super) async fn power_on(machine: &Machine, incoming: Option<&Incoming<'_>>)
     let (qmp_path, serial_path) = (socket("qmp")?, socket("serial")?);
     let qmp_listener = listen(&qmp_path)?;
     let serial_listener = listen(&serial_path)?;
-    let way = agent_way(machine).await?;
+    let mut way = way_in(machine).await?;
     let plugs = Plugs::Driver {
         qmp: qmp_path.clone(),
         qmp_people: socket("monitor")?,
         serial: serial_path.clone(),
         agent: way.socket,
         journal: way.journal_socket,
+        shell: way.console,
         cid: way.cid,
         nics: machine.nic_sockets()?,
     };
@@ -149,6 +150,9 @@ pub(super) async fn power_on(machine: &Machine, incoming: Option<&Incoming<'_>>)
         },
     )
     .map_err(Error::file("writing", &machine.inner.artifacts.join("console.log")))?;
+    if spec.agent.is_none() && matches!(spec.shell, Some(ShellSpec::Serial(_))) {
+        way.transport = Some(Arc::new(ConsoleLine::new(console.clone())));
+    }
     let monitor = accept(qmp_listener, "its monitor was not connected").await?;
     let log_file = machine.inner.artifacts.join("qmp.jsonl");
     let options = qmp::Options { log: Some(log_file), ..qmp::Options::new(machine.name()) };
@@ -243,10 +247,11 @@ pub(super) fn last_words(log: &std::path::Path, otherwise: &str) -> String {
     if lines.is_empty() { otherwise.to_owned() } else { lines }
 }
 
-/// The way to the agent: QEMU's plug and our transport.
+/// The way to the agent or the shell: QEMU's plug and our transport.
 #[derive(Default)]
 struct Way {
     socket: Option<PathBuf>,
+    console: Option<PathBuf>,
     cid: Option<u32>,
     transport: Option<Arc<dyn Transport>>,
     journal_socket: Option<PathBuf>,
@@ -254,8 +259,17 @@ struct Way {
     daemon: Option<Child>,
 }
 
-async fn agent_way(machine: &Machine) -> Result<Way, Error> {
-    let Some(AgentSpec { channel, .. }) = machine.spec().agent else { return Ok(Way::default()) };
+async fn way_in(machine: &Machine) -> Result<Way, Error> {
+    let spec = machine.spec();
+    let Some(AgentSpec { channel, .. }) = spec.agent else {
+        if spec.shell != Some(ShellSpec::Backdoor) {
+            return Ok(Way::default());
+        }
+        let path = machine.lab_socket("shell")?;
+        let transport = Listener::bind(&path).map_err(Error::file("listening on", &path))?;
+        let transport = transport.called(format!("the backdoor's virtio console at {}", path.display()));
+        return Ok(Way { console: Some(path), transport: Some(Arc::new(transport)), ..Way::default() });
+    };
     match channel {
         Channel::Virtserial => {
             let port = |name: &str| {

@@ -209,7 +209,7 @@ impl Machine {
         Ok(self.running("the monitor")?.qmp.clone())
     }
 
-    /// The channel to the agent, once the guest is up far enough to have one.
+    /// The channel to the agent or the shell, once the guest is up far enough to have one.
     ///
     /// # Errors
     /// [`Error::Off`], [`Error::NoAgent`], [`Error::Died`], or [`Error::Boot`] when the agent does not answer
@@ -217,7 +217,7 @@ impl Machine {
     pub async fn guest(&self) -> Result<Guest, Error> {
         self.end_of_waiting().await?;
         let instance = self.running("the guest channel")?;
-        if self.inner.spec.agent.is_none() {
+        if !self.has_way_in() {
             return Err(Error::NoAgent { machine: self.name().to_owned(), operation: "this".to_owned() });
         }
         let limit = self.limit(boot::LIMIT);
@@ -230,6 +230,11 @@ impl Machine {
             Ok(None) => Err(self.off("the guest channel")),
             Err(_) => Err(self.boot_error(&instance, Stage::Agent, Vec::new())),
         }
+    }
+
+    /// Whether commands get in: by the agent or a shell.
+    fn has_way_in(&self) -> bool {
+        self.inner.spec.agent.is_some() || self.inner.spec.shell.is_some()
     }
 
     /// Resolves when the machine dies without being asked to.

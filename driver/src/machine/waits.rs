@@ -118,7 +118,7 @@ impl WaitReady<'_> {
         let machine = self.machine;
         machine.end_of_waiting().await?;
         let instance = machine.running("waiting for readiness")?;
-        if machine.spec().agent.is_none() {
+        if !machine.has_way_in() {
             return Err(Error::NoAgent {
                 machine: machine.name().to_owned(),
                 operation: "waiting for readiness".to_owned(),

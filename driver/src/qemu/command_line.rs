@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Accel, Firmware, Opts, Qemu, nics};
 use crate::Error;
-use crate::spec::{Boot, Channel, DiskBus, MachineSpec, NicBackend, NicSpec};
+use crate::spec::{Boot, Channel, DiskBus, MachineSpec, NicBackend, NicSpec, ShellSpec};
 
 /// What QEMU's events call the agent's port.
 pub(crate) const AGENT_PORT_ID: &str = "agentport";
@@ -62,6 +62,8 @@ pub enum Plugs {
         agent: Option<PathBuf>,
         /// The port over which the journal is followed, where the agent has one.
         journal: Option<PathBuf>,
+        /// The shell's virtio console.
+        shell: Option<PathBuf>,
         /// The context id for AF_VSOCK.
         cid: Option<u32>,
         /// The switch's socket of each NIC that is plugged in, in their order.
@@ -120,6 +122,7 @@ pub fn command_line(qemu: &Qemu, spec: &MachineSpec, wiring: &Wiring) -> Command
     data_disks(&mut line, spec, &wiring.data);
     monitors_and_console(&mut line, wiring);
     agent(&mut line, spec, wiring);
+    backdoor(&mut line, spec, wiring);
     nics::add(&mut line, qemu, spec, wiring);
     credentials(&mut line, spec);
     line
@@ -317,6 +320,23 @@ fn agent(line: &mut CommandLine, spec: &MachineSpec, wiring: &Wiring) {
         }
         _ => {}
     }
+}
+
+/// The first virtio console: `hvc0` in the guest, on a controller of its own.
+fn backdoor(line: &mut CommandLine, spec: &MachineSpec, wiring: &Wiring) {
+    if spec.agent.is_some() || spec.shell != Some(ShellSpec::Backdoor) {
+        return;
+    }
+    line.push("-device", pci("virtio-serial-pci", "vser0", 0x7));
+    let chardev = match &wiring.plugs {
+        Plugs::Driver { shell: Some(path), .. } => socket("shell0", path),
+        _ => Opts::new("null").set("id", "shell0"),
+    };
+    line.push("-chardev", chardev);
+    line.push(
+        "-device",
+        Opts::new("virtconsole").set("bus", "vser0.0").set("chardev", "shell0").set("id", "shellport"),
+    );
 }
 
 fn credentials(line: &mut CommandLine, spec: &MachineSpec) {

@@ -33,6 +33,7 @@ fn plugged() -> Plugs {
         serial: "/run/server-1.serial".into(),
         agent: Some("/run/server-1.agent".into()),
         journal: Some("/run/server-1.journal".into()),
+        shell: Some("/run/server-1.shell".into()),
         cid: Some(1042),
         nics: vec!["/run/port-0".into(), "/run/port-1".into()],
     }
@@ -249,4 +250,18 @@ fn a_shell_reads_back_every_word() {
     let output = process::run_blocking(command, Duration::from_secs(20)).expect("a shell runs");
     let read = String::from_utf8(output.stdout).expect("UTF-8");
     assert_eq!(read.split_terminator('\0').collect::<Vec<_>>(), words, "{text}");
+}
+
+#[test]
+fn a_backdoor_has_a_virtio_console_and_no_port_of_an_agent() {
+    let spec = MachineSpec { shell: Some(ShellSpec::Backdoor), ..machine("server-1") };
+    let text = shell(&spec, &wiring(plugged()));
+    for part in ["id=shell0,path=/run/server-1.shell", "virtconsole,bus=vser0.0,chardev=shell0"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(!text.contains("rackless.agent"), "{text}");
+    assert!(shell(&spec, &wiring(Plugs::ByHand)).contains("null,id=shell0"));
+    // The agent is the better way in where there is one.
+    let both = MachineSpec { shell: Some(ShellSpec::Backdoor), ..with_agent(Channel::Virtserial) };
+    assert!(!shell(&both, &wiring(plugged())).contains("virtconsole"));
 }
