@@ -5,9 +5,9 @@ use std::ops::Index;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::ensure;
 use driver::checkpoint::Checkpoint;
-use driver::{After, Lab, Machine};
+use driver::{After, Machine};
 use harness::Testbed;
 use profiles::{Profile, Role};
 

@@ -11,7 +11,7 @@ use driver::spec::{
     NicBackend, NicSpec, ShellSpec, Tuning,
 };
 use driver::{After, Captures, Lab, LabOptions};
-use harness::{Capture, SubjectId, Testbed};
+use harness::{Capture, Testbed};
 use images::injection::{self, CREDENTIALS_SINCE, Injection};
 use images::{Image, Login, WayIn};
 use profiles::Profile;

@@ -144,6 +144,8 @@ pub fn recipe(qemu: &Qemu, accel: Accel, spec: &MachineSpec, memory: Memory) -> 
         qmp_people: "monitor of people".into(),
         serial: "serial".into(),
         agent: Some("agent".into()),
+        journal: Some("journal".into()),
+        shell: Some("shell".into()),
         cid: Some(u32::MAX),
         nics: spec.nics.iter().map(|nic| nic.name.clone().into()).collect(),
     };

@@ -76,6 +76,7 @@ async fn lab(
         supervisor: host.clone(),
         seed: 1,
         checkpoints: false,
+        captures: crate::capture::Captures::Off,
     };
     let spec = LabSpec { name: "lab".into(), machines: machines.collect() };
     (Lab::create(spec, options).await, folder)
@@ -108,7 +109,7 @@ async fn who_starts_after_something_waits_for_it_and_says_so() {
     let told = host.told();
     assert_eq!(told[0], "agent-1: waits for server-1 to be ready, port 6443 of server-1");
     assert_eq!(told[1], "1 vCPUs ask for a turn", "only server-1 asks");
-    let off = lab["agent-1"].console().err().expect("it is off").to_string();
+    let off = lab["agent-1"].console().expect_err("it is off").to_string();
     let expected = "agent-1: the console needs a running machine, and it is off, and waits for server-1 to be ready, \
                     port 6443 of server-1";
     assert_eq!(off, expected);

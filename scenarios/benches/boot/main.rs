@@ -4,7 +4,7 @@
 //! `cargo xtask bench boot` runs it. CPU seconds are those of the QEMU process; they say more than seconds on the clock
 //! where something else runs on the host.
 
-#[path = "../table.rs"]
+#[path = "../common/table.rs"]
 mod table;
 
 use std::ffi::OsString;

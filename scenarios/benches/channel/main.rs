@@ -8,6 +8,7 @@ mod clock;
 mod guest_agent;
 mod shell;
 mod ssh;
+#[path = "../common/table.rs"]
 mod table;
 
 use std::ffi::OsString;
@@ -45,7 +46,7 @@ fn main() -> ExitCode {
 }
 
 async fn channel(t: &mut Testbed) -> Result {
-    let mut table = Table::default();
+    let mut table = Table::of("channel");
     let mut ours = {
         let lab = boot(t, Channel::Virtserial).await?;
         let room = Room::new(lab["server-1"].guest().await?)?;
@@ -76,7 +77,7 @@ async fn channel(t: &mut Testbed) -> Result {
     }
 }
 
-async fn boot(t: &Testbed, channel: Channel) -> Result<Lab> {
+async fn boot(t: &Testbed, channel: Channel) -> Result<Launched> {
     let rack = Rack::of(profiles::simple(), &["server-1"]).image("peers").channel(channel).vcpus(2);
     let lab = rack.launch(t).await?;
     lab.wait_ready().await?;

@@ -2,13 +2,17 @@
 //!
 //! `cargo xtask bench checkpoint` runs it.
 
+#[path = "../common/table.rs"]
+mod table;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use scenarios::prelude::*;
-use serde::Serialize;
+
+use crate::table::{Better, Table};
 
 /// Restores that are timed, and labs that are saved.
 const RUNS: u32 = 5;
@@ -19,20 +23,6 @@ const LABS: u32 = 4;
 static JSON: OnceLock<PathBuf> = OnceLock::new();
 /// What it took from power-on to a command on each machine of a formed cluster, in seconds.
 static COLD: Mutex<Option<f64>> = Mutex::new(None);
-
-/// One line of the result. A ratio above 1 means that ours is better.
-#[derive(Debug, Serialize)]
-struct Entry {
-    bench: &'static str,
-    case: &'static str,
-    unit: &'static str,
-    /// The median of our runs.
-    ours: f64,
-    peer: f64,
-    peer_name: &'static str,
-    ratio: f64,
-    runs: usize,
-}
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1).filter(|argument| argument != "--bench");
@@ -78,23 +68,16 @@ async fn restored(t: &mut Testbed) -> Result {
     let labs = (1..=LABS).map(async |lab| answers(&formed.restore(t, &format!("lab-{lab}")).await?).await);
     futures::future::try_join_all(labs).await?;
     let mut at_once = vec![begun.elapsed().as_secs_f64()];
-    let entry = |case, ours: &mut [f64], peer: f64| {
-        let runs = ours.len();
-        let ours = median(ours);
-        let peer_name = "booting and forming";
-        Entry { bench: "checkpoint", case, unit: "s", ours, peer, peer_name, ratio: peer / ours, runs }
+    let mut table = Table::of("checkpoint");
+    let mut add = |case, ours: &mut [f64], cold| {
+        table.add(case, "s", Better::Less, ours, "booting and forming", &mut [cold]);
     };
-    let entries = [
-        entry("a cluster of three, until each has run a command", &mut alone, cold),
-        entry("four of them at once", &mut at_once, f64::from(LABS) * cold),
-        entry("saving a restored cluster of three", &mut saving, cold),
-    ];
-    println!("{:52} {:>6} {:>10} {:>10} {:>8}", "checkpoint", "unit", "ours", "cold", "ratio");
-    for Entry { case, unit, ours, peer, ratio, .. } in &entries {
-        println!("{case:52} {unit:>6} {ours:>10.2} {peer:>10.2} {ratio:>8.2}");
-    }
+    add("a cluster of three, until each has run a command", &mut alone, cold);
+    add("four of them at once", &mut at_once, f64::from(LABS) * cold);
+    add("saving a restored cluster of three", &mut saving, cold);
+    table.print();
     if let Some(file) = JSON.get() {
-        fs_err::write(file, serde_json::to_string_pretty(&entries)? + "\n")?;
+        table.write(file)?;
     }
     Ok(())
 }
@@ -103,10 +86,4 @@ async fn restored(t: &mut Testbed) -> Result {
 async fn answers(c: &Cluster) -> Result {
     futures::future::try_join_all(c.servers().map(|machine| machine.succeed("true").into_future())).await?;
     Ok(())
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }
 }

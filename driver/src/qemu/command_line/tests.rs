@@ -162,8 +162,12 @@ fn data_disks_have_places_and_serials_of_their_own() {
 fn a_nic_is_where_it_was_plugged() {
     let spec = machine("server-1");
     let plain = shell(&spec, &wiring(plugged()));
-    let Plugs::Driver { qmp, qmp_people, serial, agent, cid, nics } = plugged() else { panic!("driven") };
-    let plugs = Plugs::Driver { qmp, qmp_people, serial, agent, cid, nics: nics[1..].to_vec() };
+    let Plugs::Driver { nics, qmp, qmp_people, serial, agent, journal, shell: backdoor, cid } = plugged()
+    else {
+        panic!("driven")
+    };
+    let nics = nics[1..].to_vec();
+    let plugs = Plugs::Driver { nics, qmp, qmp_people, serial, agent, journal, shell: backdoor, cid };
     let wiring = Wiring { nics: vec![(spec.nics[1].clone(), 3)], ..wiring(plugs) };
     insta::assert_snapshot!(change(&plain, &shell(&spec, &wiring)));
 }

@@ -1,4 +1,4 @@
-//! What was measured, as a table and as JSON.
+//! What a bench of this crate measured, as a table and as the JSON that `docs/performance.md` tells of.
 
 use std::path::Path;
 
@@ -28,10 +28,18 @@ pub(crate) enum Better {
     More,
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct Table(Vec<Entry>);
+/// The results of one bench.
+#[derive(Debug)]
+pub(crate) struct Table {
+    bench: &'static str,
+    entries: Vec<Entry>,
+}
 
 impl Table {
+    pub(crate) fn of(bench: &'static str) -> Self {
+        Self { bench, entries: Vec::new() }
+    }
+
     pub(crate) fn add(
         &mut self,
         case: &str,
@@ -44,8 +52,8 @@ impl Table {
         let runs = ours.len().min(peer.len());
         let (ours, peer) = (median(ours), median(peer));
         let ratio = if better == Better::More { ours / peer } else { peer / ours };
-        self.0.push(Entry {
-            bench: "channel",
+        self.entries.push(Entry {
+            bench: self.bench,
             case: case.to_owned(),
             unit,
             ours,
@@ -57,14 +65,14 @@ impl Table {
     }
 
     pub(crate) fn print(&self) {
-        println!("{:52} {:>6} {:>10} {:>10} {:>8}  beside", "channel", "unit", "ours", "peer", "ratio");
-        for Entry { case, unit, ours, peer, peer_name, ratio, .. } in &self.0 {
+        println!("{:52} {:>6} {:>10} {:>10} {:>8}  beside", self.bench, "unit", "ours", "peer", "ratio");
+        for Entry { case, unit, ours, peer, peer_name, ratio, .. } in &self.entries {
             println!("{case:52} {unit:>6} {ours:>10.2} {peer:>10.2} {ratio:>8.2}  {peer_name}");
         }
     }
 
     pub(crate) fn write(&self, file: &Path) -> Result {
-        fs_err::write(file, serde_json::to_string_pretty(&self.0)? + "\n")?;
+        fs_err::write(file, serde_json::to_string_pretty(&self.entries)? + "\n")?;
         Ok(())
     }
 }
