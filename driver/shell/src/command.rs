@@ -95,9 +95,11 @@ impl Command {
         // A tilde is only read without quotes: it has a user's home from wherever the system has it.
         let _ =
             writeln!(text, "U={name}\ncase $U in *[!a-zA-Z0-9._-]*|[0-9]*) H=/ ;; *) eval H=~\"$U\" ;; esac");
-        text.push_str("[ -d \"$H\" ] || H=/\n");
-        let directory = self.cwd.as_deref().map_or_else(|| "\"$H\"".to_owned(), quote);
-        let _ = writeln!(text, "cd {directory} || exit 126");
+        // A home that isn't there stays HOME, as login(1) has it.
+        let _ = match &self.cwd {
+            Some(directory) => writeln!(text, "cd {} || exit 126", quote(directory)),
+            None => writeln!(text, "cd \"$H\" 2>/dev/null || cd /"),
+        };
         let become_user = if user.is_empty() {
             String::new()
         } else {

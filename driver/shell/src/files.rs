@@ -172,7 +172,7 @@ impl Shell {
         let owner = owner.map_or_else(String::new, |owner| format!("chown {} {part} && ", quote(owner)));
         // Said again, it finds its own work done.
         let code = format!(
-            "z() {{\n[ ! -d {name} ] || {{ echo {name} is a directory; return 42; }}\n[ -e {part} ] || return 0\n\
+            "z() {{\n[ ! -d {name} ] || {{ rm -f {part}; echo {name} is a directory; return 42; }}\n[ -e {part} ] || return 0\n\
              {owner}chmod {mode:o} {part} && mv -f {part} {name}\n}}\nz"
         );
         self.tell(&operation, &code, &[]).await.map(drop)

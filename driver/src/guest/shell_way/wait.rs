@@ -11,7 +11,7 @@ use crate::poll::Backoff;
 /// What one look may take, as far as the wait's own limit lets it.
 const LOOK_LIMIT: Duration = Duration::from_secs(60);
 /// A look at the very end still gets this long.
-const SHORTEST_LOOK: Duration = Duration::from_millis(500);
+const SHORTEST_LOOK: Duration = Duration::from_secs(5);
 /// How much of an output is evidence.
 const EVIDENCE: usize = 64 << 10;
 
@@ -34,8 +34,13 @@ exit 9"#;
 /// The port `$2` of `$1` takes a connection: by bash, which all distributions have, or by busybox's or another's nc.
 const PORT: &str = r#"if command -v bash >/dev/null; then bash -c 'exec 3<>"/dev/tcp/$1/$2"' bash "$1" "$2" 2>&1
 else nc -w 1 "$1" "$2" </dev/null 2>&1; fi"#;
+/// There is something at `$1`.
+const PATH: &str = r#"[ -e "$1" ] || [ -L "$1" ] || { echo "$1 does not exist"; exit 1; }
+echo "$1 exists""#;
 /// Somebody listens on the unix socket `$1`: its line in the kernel's list has the flag `__SO_ACCEPTCON`.
-const SOCKET: &str = r#"while read -r _ _ _ flags _ _ _ path; do [ "$flags $path" != "00010000 $1" ] || exit 0; done </proc/net/unix
+const SOCKET: &str = r#"[ -e "$1" ] || { echo "$1: No such file or directory"; exit 1; }
+while read -r _ _ _ flags _ _ _ path; do [ "$flags $path" != "00010000 $1" ] || exit 0; done </proc/net/unix
+echo "nobody listens on $1"
 exit 1"#;
 
 impl ShellWay {
@@ -91,7 +96,7 @@ fn look(condition: Condition) -> (Exec, Option<bool>) {
     let script = |script: &str, words: &[&str]| Exec::argv([&["sh", "-c", script, "sh"], words].concat());
     match condition {
         Condition::Unit { unit, state } => (script(UNIT, &[&unit, &state]), None),
-        Condition::Path { path, exists } => (script("ls -ld -- \"$1\" 2>&1", &[&path]), Some(exists)),
+        Condition::Path { path, exists } => (script(PATH, &[&path]), Some(exists)),
         Condition::Port { host, port, open } => (script(PORT, &[&host, &port.to_string()]), Some(open)),
         Condition::UnixSocket { path } => (script(SOCKET, &[&path]), Some(true)),
         Condition::Command { spec, succeeds } => (Exec::from_spec(spec), Some(succeeds)),
@@ -104,5 +109,6 @@ fn told(output: &Output) -> String {
     for stream in [&output.stdout, &output.stderr] {
         text.push_str(&String::from_utf8_lossy(&stream[stream.len().saturating_sub(EVIDENCE)..]));
     }
+    text.truncate(text.trim_end().len());
     text
 }
