@@ -32,7 +32,7 @@ pub(crate) struct FastPort {
     /// What the guest has no buffers for yet.
     waiting: VecDeque<(Frame, Offload)>,
     cost: usize,
-    /// Whether the guest had more to send when its turn was over.
+    /// Whether the guest may have more to send that it will not tell of.
     more: bool,
     /// How it was when that was last told.
     state: FastState,
@@ -182,9 +182,9 @@ impl Worker {
         for _ in 0..reads {
             let Some(fast) = self.ports.get_mut(&id).and_then(|port| port.fast.as_mut()) else { break };
             let Some(session) = fast.session.as_mut() else { break };
-            session.receive(BATCH, &mut self.fast_intake, &mut frames);
-            let (broken, full) = (session.broken().is_some(), frames.len() == BATCH);
-            fast.more = full;
+            let quiet = session.receive(BATCH, &mut self.fast_intake, &mut frames);
+            let broken = session.broken().is_some();
+            fast.more = !quiet;
             let now = self.clock.now();
             for received in frames.drain(..) {
                 match received {
@@ -195,7 +195,7 @@ impl Worker {
             if broken {
                 self.fast_changed(id);
             }
-            if !full {
+            if quiet {
                 break;
             }
         }

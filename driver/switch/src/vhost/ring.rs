@@ -42,6 +42,8 @@ pub(super) struct Ring {
     event_idx: bool,
     /// How many of the buffers that were given back the guest was told of.
     told: Wrapping<u16>,
+    /// Empty between calls, and used again.
+    done: Vec<(u16, u32)>,
 }
 
 /// The ring can't be used: what is in it makes no sense.
@@ -50,7 +52,15 @@ pub(super) type Broken = String;
 impl Ring {
     pub(super) fn new() -> Result<Ring, Broken> {
         let queue = Queue::new(MOST_BUFFERS).map_err(|e| e.to_string())?;
-        Ok(Ring { queue, kick: None, call: None, enabled: false, event_idx: false, told: Wrapping(0) })
+        Ok(Ring {
+            queue,
+            kick: None,
+            call: None,
+            enabled: false,
+            event_idx: false,
+            told: Wrapping(0),
+            done: Vec::new(),
+        })
     }
 
     pub(super) fn set_event_idx(&mut self, event_idx: bool) {
@@ -127,8 +137,8 @@ impl Ring {
         }
     }
 
-    /// Takes at most `most` frames that the guest sends. Fewer mean that there are no more, and that the next one will
-    /// come with a kick.
+    /// Takes at most `most` frames that the guest sends. True if there are no more, and the next one will come with a
+    /// kick. As long as frames come, kicks are not asked for: they cost the guest more than they tell.
     pub(super) fn receive(
         &mut self,
         memory: &GuestMemoryMmap,
@@ -136,21 +146,26 @@ impl Ring {
         most: usize,
         intake: &mut Intake,
         frames: &mut Vec<Received>,
-    ) -> Result<(), Broken> {
-        let mut done = Vec::new();
-        while done.len() < most {
+    ) -> Result<bool, Broken> {
+        let (mut done, mut quiet) = (std::mem::take(&mut self.done), false);
+        while done.len() < most && !quiet {
             let Some((head, chain)) = self.next(memory)? else {
-                if self.queue.enable_notification(memory).map_err(|e| e.to_string())? {
-                    continue;
+                if !done.is_empty() {
+                    break;
                 }
-                break;
+                // Asked again if so: the guest may have sent before it knew that it should tell.
+                quiet = !self.queue.enable_notification(memory).map_err(|e| e.to_string())?;
+                continue;
             };
             let reader = chain.reader::<()>(memory);
             let reader = reader.map_err(|_| DropReason::BadDescriptor);
             frames.push(reader.and_then(|reader| read(reader, layout.header, intake)));
             done.push((head, 0));
         }
-        self.give_back(memory, &done)
+        self.give_back(memory, &done)?;
+        done.clear();
+        self.done = done;
+        Ok(quiet)
     }
 
     /// Writes a frame into the guest's buffers: how many it filled, or `None` if the guest has too few at present.

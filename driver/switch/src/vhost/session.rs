@@ -285,13 +285,20 @@ impl Session {
             .for_each(|(_, r)| r.drain_kicks());
     }
 
-    /// Takes at most `most` frames that the guest sends; fewer mean that there are no more for now.
-    pub(crate) fn receive(&mut self, most: usize, intake: &mut Intake, frames: &mut Vec<Received>) {
+    /// Takes at most `most` frames that the guest sends. True if there are no more, and the next one will come with a
+    /// kick.
+    pub(crate) fn receive(&mut self, most: usize, intake: &mut Intake, frames: &mut Vec<Received>) -> bool {
         let layout = self.layout();
         let Some(memory) = self.memory.as_ref().filter(|_| self.prepared && self.broken.is_none()) else {
-            return;
+            return true;
         };
-        self.broken = self.rings[FROM_GUEST].receive(&memory.map, layout, most, intake, frames).err();
+        match self.rings[FROM_GUEST].receive(&memory.map, layout, most, intake, frames) {
+            Ok(quiet) => quiet,
+            Err(broken) => {
+                self.broken = Some(broken);
+                true
+            }
+        }
     }
 
     /// Writes frames into the guest's buffers, in order: what became of each. Fewer answers than frames mean that the
