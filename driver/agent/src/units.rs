@@ -191,6 +191,8 @@ mod tests {
     use crate::manager::tests::FakeManager;
     use tokio::net::UnixListener;
 
+    const LIMIT: Duration = Duration::from_secs(20);
+
     fn unit(directory: &tempfile::TempDir, name: &str, wanted: &str) -> (UnixListener, Unit) {
         let socket = directory.path().join("private");
         let listener = UnixListener::bind(&socket).unwrap();
@@ -220,7 +222,8 @@ mod tests {
             unit.changed().await;
             unit.look().await.unwrap().outcome
         };
-        let (fake, outcome) = tokio::join!(other, waiting);
+        let both = async { tokio::join!(other, waiting) };
+        let (fake, outcome) = tokio::time::timeout(LIMIT, both).await.expect("systemd's word is heard");
         assert_eq!(outcome, Some(Outcome::Met));
         drop(fake);
     }
@@ -243,7 +246,8 @@ mod tests {
             unit.changed().await;
             unit.look().await.unwrap().outcome
         };
-        let (fake, outcome) = tokio::join!(other, waiting);
+        let both = async { tokio::join!(other, waiting) };
+        let (fake, outcome) = tokio::time::timeout(LIMIT, both).await.expect("systemd's word is heard");
         assert_eq!(outcome, Some(Outcome::Met));
         drop(fake);
     }
