@@ -145,7 +145,7 @@ async fn verbs_over_a_shell(t: &mut Testbed, machine: &Machine) -> Result {
         let address = machine.address("cluster")?;
         machine.wait_until_succeeds(format!("ip -o addr show dev eth1 | grep -w {address}")).await?;
         ensure!(
-            machine.execute("pidof rackless-agent").await?.status == Status::Code(1),
+            machine.execute("pgrep -x rackless-agent").await?.status == Status::Code(1),
             "there is an agent"
         );
         Ok(())
@@ -158,9 +158,9 @@ async fn verbs_over_a_shell(t: &mut Testbed, machine: &Machine) -> Result {
         ensure!((&output.stdout[..], &output.stderr[..]) == (b"out\nnobody\n/tmp\n", b"err\n"), "{output:?}");
         machine.fail("false").await?;
         let error =
-            machine.succeed("echo evidence; sleep 1000").within(secs(1)).await.err().context("no limit")?;
+            machine.succeed("echo evidence; sleep 4321").within(secs(1)).await.err().context("no limit")?;
         ensure!(error.to_string().contains("evidence"), "{error}");
-        machine.fail("pgrep -x sleep").await?;
+        machine.fail("pgrep -f 'sleep 432[1]'").await?;
         Ok(())
     })
     .await?;
