@@ -221,12 +221,16 @@ fn boot(line: &mut CommandLine, qemu: &Qemu, spec: &MachineSpec, wiring: &Wiring
             if let Some(initrd) = initrd {
                 line.push("-initrd", initrd.display());
             }
-            let fixed = spec.tuning.fixed_addresses && translates_per_address(qemu);
-            if wiring.accel == Accel::Tcg && fixed {
-                line.push("-append", format!("{cmdline} norandmaps"));
-            } else {
-                line.push("-append", cmdline);
+            let mut cmdline = cmdline.clone();
+            if wiring.accel == Accel::Tcg {
+                // Linux counts ticks of the timer in a busy loop and panics ("IO-APIC + timer doesn't work!") when a
+                // starved host gives it none meanwhile. It leaves that out by itself where it sees KVM.
+                cmdline.push_str(" no_timer_check");
+                if spec.tuning.fixed_addresses && translates_per_address(qemu) {
+                    cmdline.push_str(" norandmaps");
+                }
             }
+            line.push("-append", cmdline);
         }
     }
 }

@@ -73,7 +73,7 @@ fn direct_boot_on_kvm_without_agent() {
 }
 
 #[test]
-fn an_old_tcg_boots_without_randomised_addresses() {
+fn a_direct_boot_under_tcg_counts_no_ticks_and_an_old_one_has_no_randomised_addresses() {
     let boot = Boot::Direct { kernel: "/k".into(), initrd: None, cmdline: "quiet".into() };
     let spec = MachineSpec { boot, ..machine("server-1") };
     let append = |accel, major| {
@@ -81,8 +81,8 @@ fn an_old_tcg_boots_without_randomised_addresses() {
         let line = command_line(&qemu, &spec, &Wiring { accel, ..wiring(plugged()) });
         line.args[line.args.iter().position(|a| a == "-append").unwrap() + 1].clone()
     };
-    assert_eq!(append(Accel::Tcg, 7), "quiet norandmaps");
-    assert_eq!(append(Accel::Tcg, 10), "quiet");
+    assert_eq!(append(Accel::Tcg, 7), "quiet no_timer_check norandmaps");
+    assert_eq!(append(Accel::Tcg, 10), "quiet no_timer_check");
     assert_eq!(append(Accel::Kvm, 7), "quiet");
 }
 
@@ -94,7 +94,8 @@ fn tuning_can_be_turned_off_and_changes_nothing_else() {
     let on = |accel| Wiring { accel, ..wiring(plugged()) };
     let changed = change(&shell(&spec, &on(Accel::Tcg)), &shell(&off, &on(Accel::Tcg)));
     let cpu = Accel::Tcg.cpu(true);
-    assert_eq!(changed, format!("- -cpu {cpu}\n- -append 'quiet norandmaps'\n+ -cpu max\n+ -append quiet\n"));
+    let (old, new) = ("quiet no_timer_check norandmaps", "quiet no_timer_check");
+    assert_eq!(changed, format!("- -cpu {cpu}\n- -append '{old}'\n+ -cpu max\n+ -append '{new}'\n"));
     assert_eq!(change(&shell(&spec, &on(Accel::Kvm)), &shell(&off, &on(Accel::Kvm))), "");
 }
 
