@@ -1,6 +1,8 @@
-# The development shell: what `cargo xtask setup` would install, for hosts that are neither Debian nor Ubuntu.
-# Evaluated against a stand-in for nixpkgs only, none was at hand where this was written: its shape is right, its
-# package names are to the best of our knowledge. Debian's keyring is looked for in /usr/share/keyrings.
+# Rackless for users of Nix: packages, a module for guests, checks that boot machines, a development shell.
+#
+# Every name of nixpkgs that this file and nix/ use is listed in nix/nixpkgs-names.nix, with where it is documented;
+# `nix/evaluate.sh` evaluates all outputs on a stand-in that has these names and no other. It was never evaluated on
+# nixpkgs itself, which was not at hand where it was written: docs/nixos.md says what that leaves open.
 {
   description = "Rackless: whole racks of machines for a test";
 
@@ -9,30 +11,60 @@
   outputs =
     { self, nixpkgs }:
     let
-      system = "x86_64-linux";
-      pkgs = nixpkgs.legacyPackages.${system};
+      inherit (nixpkgs) lib;
+      systems = [
+        "x86_64-linux"
+        "aarch64-linux"
+      ];
+      each = make: lib.genAttrs systems (system: make nixpkgs.legacyPackages.${system});
+      packages = pkgs: import ./nix/packages.nix { inherit pkgs; source = self; };
+      check = pkgs: import ./nix/check.nix { inherit pkgs; rackless = packages pkgs; };
+      systemsOf = import ./nix/systems.nix {
+        inherit lib;
+        inherit (nixpkgs.lib) nixosSystem;
+        guest = self.nixosModules.guest;
+      };
+      # The suites, by the one list of them that there is.
+      scenarios = map (test: test.name) (builtins.fromTOML (builtins.readFile ./scenarios/Cargo.toml)).test;
     in
     {
-      devShells.${system}.default = pkgs.mkShell {
-        packages = with pkgs; [
-          cargo
-          cargo-nextest
-          clippy
-          debian-archive-keyring
-          e2fsprogs
-          glibc.static
-          mmdebstrap
-          qemu
-          rustc
-          rustfmt
-          shadow
-          util-linux
-        ];
+      packages = each (pkgs: {
+        inherit (packages pkgs) rackless agent tests;
+        default = (packages pkgs).rackless;
+      });
 
-        # Neither the driver nor set-up looks into the Nix store by itself.
-        RACKLESS_QEMU = "${pkgs.qemu}/bin/qemu-system-x86_64";
-        RACKLESS_FIRMWARE_CODE = "${pkgs.OVMF.fd}/FV/OVMF_CODE.fd";
-        RACKLESS_FIRMWARE_VARS = "${pkgs.OVMF.fd}/FV/OVMF_VARS.fd";
-      };
+      nixosModules.guest = import ./nix/guest.nix { agentOf = pkgs: (packages pkgs).agent; };
+
+      # `scenarioCheck pkgs { scenario = "boot"; image = …; }`, for an image of your own: see nix/check.nix.
+      lib.scenarioCheck = check;
+
+      checks = each (
+        pkgs:
+        builtins.listToAttrs (
+          map (scenario: {
+            name = "${scenario}-nixos";
+            value = check pkgs {
+              inherit scenario;
+              backend = "nixos";
+              image = systemsOf.image pkgs;
+            };
+          }) scenarios
+        )
+      );
+
+      nixosConfigurations = systemsOf.configurations;
+
+      apps = each (pkgs: {
+        demo = {
+          type = "app";
+          program = "${(packages pkgs).demo}/bin/rackless-demo";
+        };
+      });
+
+      devShells = each (pkgs: {
+        default = import ./nix/shell.nix { inherit pkgs; };
+      });
+
+      formatter = each (pkgs: pkgs.nixfmt-rfc-style);
     };
 }

@@ -1,0 +1,22 @@
+# What `cargo xtask setup` would install, for hosts that are neither Debian nor Ubuntu. Debian's keyring is looked for in
+# /usr/share/keyrings.
+{ pkgs }:
+pkgs.mkShell (
+  import ./qemu.nix { inherit pkgs; }
+  // {
+    packages = [
+      pkgs.cargo
+      pkgs.cargo-nextest
+      pkgs.clippy
+      pkgs.debian-archive-keyring
+      pkgs.e2fsprogs
+      pkgs.glibc.static
+      pkgs.mmdebstrap
+      pkgs.qemu
+      pkgs.rustc
+      pkgs.rustfmt
+      pkgs.shadow
+      pkgs.util-linux
+    ];
+  }
+)
