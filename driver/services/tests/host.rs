@@ -123,6 +123,45 @@ fn it_answers_arp_in_its_own_vlan_only() {
 }
 
 #[test]
+fn it_answers_a_ping() {
+    let lab = lab();
+    let mut client = lab.client("client", 7);
+    // It learns the asker's address by this.
+    client.send(&arp_request()).unwrap();
+    arp_answer(&mut client);
+    let checks = ChecksumCapabilities::default();
+    let echo = Icmpv4Repr::EchoRequest { ident: 7, seq_no: 1, data: b"hello" };
+    let (src_addr, dst_addr) = (Ipv4Addr::new(192, 168, 7, 1), lab.host.address());
+    let header = Ipv4Repr {
+        src_addr,
+        dst_addr,
+        next_header: IpProtocol::Icmp,
+        payload_len: echo.buffer_len(),
+        hop_limit: 64,
+    };
+    let mut bytes = vec![0; header.buffer_len() + echo.buffer_len()];
+    header.emit(&mut Ipv4Packet::new_unchecked(&mut bytes), &checks);
+    echo.emit(&mut Icmpv4Packet::new_unchecked(&mut bytes[header.buffer_len()..]), &checks);
+    let mut frame = ethernet(EthernetProtocol::Ipv4, &bytes);
+    frame[..6].copy_from_slice(&lab.host.mac().0);
+    client.send(&frame).unwrap();
+    let answer = loop {
+        let frame = client.recv(LIMIT).unwrap().expect("an answer").to_vec();
+        let frame = EthernetFrame::new_checked(&frame).unwrap();
+        if frame.ethertype() == EthernetProtocol::Ipv4 {
+            break frame.payload().to_vec();
+        }
+    };
+    let answered = Ipv4Packet::new_checked(&answer).unwrap();
+    let packet = Icmpv4Packet::new_checked(answered.payload()).unwrap();
+    assert_eq!(
+        Icmpv4Repr::parse(&packet, &checks),
+        Ok(Icmpv4Repr::EchoReply { ident: 7, seq_no: 1, data: b"hello" })
+    );
+    assert_eq!((answered.src_addr(), answered.dst_addr()), (dst_addr, src_addr));
+}
+
+#[test]
 fn an_offer_crosses_the_switch_and_may_be_late() {
     let lab = lab();
     let dhcp = lab.dhcp();
