@@ -21,7 +21,7 @@ fn main() -> ExitCode {
 }
 
 async fn boots(t: &mut Testbed, &boot: &BootMode) -> Result {
-    let lab = Rack::of(profiles::simple(), &["server-1"]).boot(boot).vcpus(2).launch(t).await?;
+    let lab = Rack::of(profiles::simple(), &["server-1"]).boot(boot).launch(t).await?;
     let machine = &lab["server-1"];
     t.step("it boots with no failed unit", async || {
         machine.wait_ready().await?;
@@ -70,7 +70,7 @@ async fn boots(t: &mut Testbed, &boot: &BootMode) -> Result {
 }
 
 async fn disk_bus(t: &mut Testbed, &bus: &DiskBus) -> Result {
-    let lab = Rack::of(profiles::simple(), &["server-1"]).bus(bus).vcpus(2).launch(t).await?;
+    let lab = Rack::of(profiles::simple(), &["server-1"]).bus(bus).launch(t).await?;
     let machine = &lab["server-1"];
     machine.wait_ready().await?;
     no_failed_unit(machine).await?;
@@ -115,7 +115,7 @@ const BACKDOOR: &str = "[Unit]\nDescription=Root shell for tests\nRequires=dev-h
 
 /// Our image without our agent, with only such a backdoor: the verbs work over it.
 async fn backdoor(t: &mut Testbed) -> Result {
-    let rack = Rack::of(profiles::simple(), &["server-1"]).backdoor().vcpus(2).edit(|lab| {
+    let rack = Rack::of(profiles::simple(), &["server-1"]).backdoor().edit(|lab| {
         let machine = &mut lab.machines[0];
         let unit = |name: &str, text: &str| (format!("systemd.{name}"), text.as_bytes().to_owned());
         machine.credentials.push(unit("extra-unit.backdoor.service", BACKDOOR));
@@ -132,7 +132,7 @@ async fn backdoor(t: &mut Testbed) -> Result {
 
 /// The same image with nothing but the getty on its serial console, which the kernel writes to as well.
 async fn serial_login(t: &mut Testbed) -> Result {
-    let lab = Rack::of(profiles::simple(), &["server-1"]).serial_login(None).vcpus(2).launch(t).await?;
+    let lab = Rack::of(profiles::simple(), &["server-1"]).serial_login(None).launch(t).await?;
     verbs_over_a_shell(t, &lab["server-1"]).await
 }
 
@@ -208,7 +208,6 @@ async fn strangers_disk_on_its_own_bus(t: &mut Testbed) -> Result {
     let lab = Rack::of(profiles::simple(), &["server-1"])
         .image("stranger")
         .boot(BootMode::Firmware)
-        .vcpus(2)
         .launch(t)
         .await?;
     lab.wait_ready().await?;
@@ -217,7 +216,7 @@ async fn strangers_disk_on_its_own_bus(t: &mut Testbed) -> Result {
 
 /// The same disk on virtio-blk ends in emergency mode, and the error says what to do.
 async fn strangers_disk_on_the_wrong_bus(t: &mut Testbed) -> Result {
-    let rack = Rack::of(profiles::simple(), &["server-1"]).image("stranger").bus(DiskBus::VirtioBlk).vcpus(2);
+    let rack = Rack::of(profiles::simple(), &["server-1"]).image("stranger").bus(DiskBus::VirtioBlk);
     // The lab's death is what is tested: it must not end the test, so the harness is not told of it.
     let lab = rack.boot(BootMode::Firmware).launch_unwatched(t).await?;
     let error = match lab.wait_ready().await {

@@ -34,7 +34,7 @@ async fn vsock(t: &mut Testbed) -> Result {
 }
 
 async fn over(t: &mut Testbed, channel: Channel) -> Result {
-    let lab = Rack::of(profiles::simple(), &["server-1"]).channel(channel).vcpus(2).launch(t).await?;
+    let lab = Rack::of(profiles::simple(), &["server-1"]).channel(channel).launch(t).await?;
     lab.wait_ready().await?;
     let guest = lab["server-1"].guest().await?;
     for check in suite::checks() {
