@@ -161,12 +161,14 @@ pub(crate) fn suites(root: &Path, closing: &mut Closing) -> Result<String> {
             left_out.push(suite.test);
             continue;
         }
-        eprintln!("{}: {}", suite.test, suite.about);
+        eprintln!("{} of {}: {}", suite.test, suite.package, suite.about);
         let start = Instant::now();
+        // The crates of the stage of self-tests, so that no dependency is compiled anew with other features.
         let command = Command::cargo(root).args([
             "test",
-            "--package",
-            suite.package,
+            "--workspace",
+            "--exclude",
+            "scenarios",
             "--test",
             suite.test,
             "--",
