@@ -1,8 +1,10 @@
 //! `rackless import`: what other projects describe their clusters by, turned into what Rackless takes.
 
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
+use nixos_test::NixosTest;
 use plan::Plan;
 
 use crate::drawing;
@@ -22,13 +24,41 @@ pub(crate) enum Command {
         #[arg(long, short, value_name = "DIR")]
         out: Option<PathBuf>,
     },
+    /// The configuration that nixosTest writes for its driver: its VMs and VLANs, as a lab has them.
+    NixosTest {
+        /// The JSON file.
+        config: PathBuf,
+    },
 }
 
 /// Runs one `rackless import` command.
 pub(crate) fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Plan { dir, name, out } => import_plan(&dir, name.as_deref(), out.as_deref()),
+        Command::NixosTest { config } => import_nixos_test(&config),
     }
+}
+
+fn import_nixos_test(config: &Path) -> anyhow::Result<()> {
+    let test = NixosTest::load(config).map_err(BadInput::new)?;
+    let mut out = io::stdout().lock();
+    writeln!(out, "{:16} {:>6} {:>5}  {:8} {:12} MAC", "MACHINE", "MIB", "VCPUS", "NIC", "PORT")?;
+    for machine in test.lab("nixos-test").machines {
+        write!(out, "{:16} {:>6} {:>5}  ", machine.name, machine.memory_mib, machine.vcpus)?;
+        if machine.nics.is_empty() {
+            writeln!(out, "none")?;
+        }
+        for (index, nic) in machine.nics.iter().enumerate() {
+            if index > 0 {
+                write!(out, "{:16} {:>6} {:>5}  ", "", "", "")?;
+            }
+            writeln!(out, "{:8} {:12} {}", nic.name, nic.port.to_string(), nic.mac)?;
+        }
+    }
+    for vm in &test.vms {
+        writeln!(out, "{}: {}", vm.name, vm.start_script.display())?;
+    }
+    Ok(())
 }
 
 fn import_plan(dir: &Path, name: Option<&str>, out: Option<&Path>) -> anyhow::Result<()> {

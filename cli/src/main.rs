@@ -38,7 +38,7 @@ enum Area {
     /// Disk images: list, build, info, verify, import, path, rm
     #[command(subcommand)]
     Image(image::Command),
-    /// Imports of what other projects describe their clusters by: plan
+    /// Imports of what other projects describe their clusters by: plan, nixos-test
     #[command(subcommand)]
     Import(import::Command),
     /// Checkpoints of labs: list, info, rm

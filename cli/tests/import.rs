@@ -71,3 +71,35 @@ fn mistakes_are_the_users_and_named() {
     let nowhere = rackless(&["import", "plan", "/nonexistent"]);
     assert_eq!((nowhere.status.code(), text(nowhere.stdout).as_str()), (Some(2), ""));
 }
+
+#[test]
+fn a_configuration_of_nixos_test_is_shown_as_a_lab() {
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("run-server-vm");
+    let config = dir.path().join("config.json");
+    let json =
+        format!(r#"{{"vms": {{"server": {{"name": "server", "start_script": {script:?}}}}}, "vlans": [1]}}"#);
+    std::fs::write(&config, json).unwrap();
+    let nic = "-device virtio-net-pci,netdev=vlan1,mac=52:54:00:12:01:01 -netdev vde,id=vlan1,sock=\"$QEMU_VDE_SOCKET_1\"";
+    std::fs::write(&script, format!("exec qemu -m 700 {nic} $QEMU_OPTS \"$@\"\n")).unwrap();
+    let config = config.to_str().unwrap();
+    let shown = rackless(&["import", "nixos-test", config]);
+    assert_eq!(
+        text_of(shown),
+        format!(
+            "MACHINE             MIB VCPUS  NIC      PORT         MAC\n\
+             server              700     1  eth1     access 1     52:54:00:12:01:01\nserver: {}\n",
+            script.display()
+        )
+    );
+    std::fs::write(&script, nic.replace("SOCKET_1", "SOCKET_2")).unwrap();
+    let refused = rackless(&["import", "nixos-test", config]);
+    assert_eq!(refused.status.code(), Some(2));
+    let told = text(refused.stderr);
+    assert!(told.ends_with("server: its start script has a NIC in VLAN 2; the test has [1]\n"), "{told}");
+}
+
+fn text_of(output: Output) -> String {
+    assert!(output.status.success(), "{}", text(output.stderr));
+    text(output.stdout)
+}

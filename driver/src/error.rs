@@ -172,6 +172,16 @@ pub enum Error {
         /// The operation.
         operation: String,
     },
+    /// A machine of another kind could do it, and this one never can.
+    #[error("{machine}: {operation} is unsupported: {why}")]
+    Unsupported {
+        /// The machine.
+        machine: String,
+        /// The operation.
+        operation: String,
+        /// What is in the way.
+        why: String,
+    },
     /// A NIC that was to be fast is not.
     #[error(
         "{machine}/{nic}: QEMU does not use vhost-user on this NIC after {:.1} s: {problem}; QEMU said: {said}\n  \

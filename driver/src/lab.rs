@@ -16,7 +16,7 @@ use crate::checkpoint::Checkpoint;
 use crate::death::Died;
 use crate::fault::tell_service_faults;
 use crate::machine::Machine;
-use crate::qemu::{Accel, Firmware, Qemu};
+use crate::qemu::{Accel, Firmware, Qemu, script_problem};
 use crate::spec::{Boot, BundleSpec, DataDisk, LabSpec, MachineSpec, NicBackend, NicSpec};
 use crate::supervisor::Supervisor;
 use crate::{Error, control};
@@ -322,6 +322,15 @@ impl Index<&str> for Lab {
 
 /// Makes the switch the partner of a machine's bonds.
 fn add_bundles(machine: &Machine, switch: &Switch) -> Result<(), Error> {
+    // A start script's NICs get their ports when it runs, and join then.
+    if matches!(machine.spec().boot, Boot::Script(_)) {
+        return Ok(());
+    }
+    join_bundles(machine, switch)
+}
+
+/// Makes a machine's NICs, as they are plugged in now, the members of its bundles, which are made if they are not there.
+pub(crate) fn join_bundles(machine: &Machine, switch: &Switch) -> Result<(), Error> {
     let spec = machine.spec();
     for bundle in &spec.bundles {
         // In a lab out of a checkpoint, one may have been pulled.
@@ -330,7 +339,11 @@ fn add_bundles(machine: &Machine, switch: &Switch) -> Result<(), Error> {
         let members = members.collect::<Result<Vec<_>, _>>()?;
         let mode =
             spec.nics.iter().find(|nic| bundle.nics.first() == Some(&nic.name)).map(|nic| nic.port.clone());
-        if let Some(mode) = mode {
+        if let Some(old) = switch.bundles()?.into_iter().find(|old| old.name == bundle.name) {
+            for member in members {
+                switch.add_member(old.id, member)?;
+            }
+        } else if let Some(mode) = mode {
             let lacp = if bundle.lacp { LacpMode::Active } else { LacpMode::Static };
             switch.add_bundle(BundleConfig::new(&bundle.name, mode, members).lacp(lacp))?;
         }
@@ -356,6 +369,12 @@ fn check(spec: &LabSpec) -> Result<(), Error> {
             format!("{} vCPUs and {} MiB are no machine", machine.vcpus, machine.memory_mib)
         } else if let Some(problem) = data_disk_problem(machine) {
             problem
+        } else if let Boot::Script(script) = &machine.boot
+            && let Some(problem) = script_problem(machine, script)
+        {
+            problem
+        } else if machine.disk.is_none() && !matches!(machine.boot, Boot::Script(_) | Boot::Direct { .. }) {
+            "firmware needs a disk to boot from".to_owned()
         } else if let Some(problem) =
             machine.bundles.iter().find_map(|bundle| bundle_problem(machine, bundle))
         {

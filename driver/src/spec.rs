@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 pub use shell::Login;
@@ -25,15 +25,54 @@ pub enum Boot {
         /// The kernel's command line.
         cmdline: String,
     },
+    /// By a script that starts a QEMU of its own, as NixOS makes one for each VM.
+    Script(StartScript),
+}
+
+/// An unmodified start script, `run-<name>-vm` of NixOS: it is run in a directory of the machine's own, which lives as
+/// long as the lab, with the driver's monitor, console and channel among its arguments. It decides on memory, processors,
+/// firmware and devices; what the spec says of the first two is for the budget. `docs/nixos.md` has the whole contract.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StartScript {
+    /// The script.
+    pub program: PathBuf,
+    /// The number of the VLAN that each of [`MachineSpec::nics`] is in, in their order: the script connects its NIC `n` by
+    /// `-netdev vde,id=vlan<n>,sock=$QEMU_VDE_SOCKET_<number>`, counted from 1.
+    pub vlans: Vec<u16>,
+    /// Variables of its environment beside those that the driver sets, such as `QEMU_KERNEL_PARAMS`. What `QEMU_OPTS`
+    /// has stands before what the driver adds to it.
+    pub env: BTreeMap<String, String>,
 }
 
 impl Boot {
-    /// The word for it in names of tests: `firmware` or `direct`.
+    /// Of a NixOS system: the kernel, the initial RAM disk and the parameters in its toplevel, with its `init`. Its
+    /// store is on the disk, or comes in as the initial RAM disk has it.
+    ///
+    /// # Errors
+    /// [`crate::Error::File`] when the directory is no toplevel.
+    pub fn toplevel(toplevel: &Path) -> Result<Self, crate::Error> {
+        let real = |file: &str| {
+            let path = toplevel.join(file);
+            fs_err::canonicalize(&path).map_err(crate::Error::file("finding", &path))
+        };
+        let params = real("kernel-params")?;
+        let params = fs_err::read_to_string(&params).map_err(crate::Error::file("reading", &params))?;
+        // The guest's path of it, which is this host's: links in the store lead to the same place in both.
+        let init = toplevel.join("init");
+        Ok(Self::Direct {
+            kernel: real("kernel")?,
+            initrd: Some(real("initrd")?),
+            cmdline: format!("init={} {}", init.display(), params.trim()),
+        })
+    }
+
+    /// The word for it in names of tests: `firmware`, `direct` or `script`.
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
             Self::Firmware => "firmware",
             Self::Direct { .. } => "direct",
+            Self::Script(_) => "script",
         }
     }
 }
@@ -229,8 +268,8 @@ pub struct MachineSpec {
     pub boot: Boot,
     /// What makes it quicker under emulation.
     pub tuning: Tuning,
-    /// The system disk.
-    pub disk: DiskSpec,
+    /// The system disk. A start script gets an overlay of it as `NIX_DISK_IMAGE`, and makes its own disk without it.
+    pub disk: Option<DiskSpec>,
     /// Further disks, up to [`MachineSpec::DATA_DISKS`].
     pub data_disks: Vec<DataDisk>,
     /// Network cards, in PCI order.
@@ -305,7 +344,11 @@ pub(crate) mod tests {
             vcpus: 2,
             boot: Boot::Firmware,
             tuning: Tuning::default(),
-            disk: DiskSpec { image: "/images/debian.raw".into(), bus: DiskBus::VirtioBlk, grow_to: None },
+            disk: Some(DiskSpec {
+                image: "/images/debian.raw".into(),
+                bus: DiskBus::VirtioBlk,
+                grow_to: None,
+            }),
             data_disks: Vec::new(),
             nics: vec![
                 nic(0, PortMode::Access { vlan: vlan(10) }),
@@ -327,6 +370,29 @@ pub(crate) mod tests {
         let lab = LabSpec { name: "lab".into(), machines: vec![machine("a"), machine("b")] };
         assert_eq!(lab.memory_mib(), 2 * (768 + MachineSpec::QEMU_OVERHEAD_MIB));
         assert_eq!(lab.vcpus(), 4);
+    }
+
+    #[test]
+    fn a_toplevel_says_how_it_boots() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let toplevel = folder.path().join("system");
+        fs_err::create_dir(&toplevel).expect("a toplevel");
+        let store = fs_err::canonicalize(folder.path()).expect("a path");
+        for file in ["kernel", "initrd"] {
+            fs_err::write(store.join(file), file).expect("written");
+            std::os::unix::fs::symlink(store.join(file), toplevel.join(file)).expect("linked");
+        }
+        let refused = Boot::toplevel(&toplevel).expect_err("no parameters").to_string();
+        assert!(refused.starts_with("finding ") && refused.contains("kernel-params"), "{refused}");
+        fs_err::write(toplevel.join("kernel-params"), "console=ttyS0 loglevel=4\n").expect("written");
+        assert_eq!(
+            Boot::toplevel(&toplevel).expect("a toplevel"),
+            Boot::Direct {
+                kernel: store.join("kernel"),
+                initrd: Some(store.join("initrd")),
+                cmdline: format!("init={}/init console=ttyS0 loglevel=4", toplevel.display()),
+            }
+        );
     }
 
     #[test]

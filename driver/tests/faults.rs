@@ -108,7 +108,7 @@ fn machine(name: &str, image: &Path) -> MachineSpec {
         vcpus: 1,
         boot: Boot::Direct { kernel: "/nonexistent/kernel".into(), initrd: None, cmdline: String::new() },
         tuning: Tuning::default(),
-        disk: DiskSpec { image: image.to_owned(), bus: DiskBus::VirtioBlk, grow_to: None },
+        disk: Some(DiskSpec { image: image.to_owned(), bus: DiskBus::VirtioBlk, grow_to: None }),
         data_disks: Vec::new(),
         nics: vec![nic(1), nic(2)],
         bundles: Vec::new(),

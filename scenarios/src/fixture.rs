@@ -223,10 +223,12 @@ fn files(machine: &MachineSpec) -> anyhow::Result<impl Iterator<Item = PathBuf>>
             (code, Some(vars))
         }
         Boot::Direct { kernel, initrd, .. } => (kernel.clone(), initrd.clone()),
+        Boot::Script(script) => (script.program.clone(), None),
     };
     let agent = machine.agent.as_ref().and_then(|agent| agent.disk.clone());
+    let disk = machine.disk.as_ref().map(|disk| disk.image.clone());
     let data = machine.data_disks.iter().filter_map(|disk| disk.image.clone());
-    Ok([Some(machine.disk.image.clone()), Some(boots), then, agent].into_iter().flatten().chain(data))
+    Ok([disk, Some(boots), then, agent].into_iter().flatten().chain(data))
 }
 
 /// A file, told apart from what it was before it changed. The cache's own names have digests; those of others are not

@@ -3,6 +3,7 @@
 
 mod agent;
 mod assets;
+mod backdoor;
 mod bonding;
 mod cluster;
 mod dhcp;

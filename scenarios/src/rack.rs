@@ -454,7 +454,7 @@ impl Rack {
             vcpus: self.vcpus,
             boot: self.boot_of(image)?,
             tuning: self.tuning,
-            disk: DiskSpec { image: disk, bus: self.bus.unwrap_or(bus(image.bus)), grow_to: None },
+            disk: Some(DiskSpec { image: disk, bus: self.bus.unwrap_or(bus(image.bus)), grow_to: None }),
             data_disks: self.data_disks.clone(),
             nics: nics.collect::<anyhow::Result<_>>()?,
             bundles: bundles.collect(),

@@ -2,7 +2,6 @@
 //! its power.
 
 use driver::guest::{Exec, GuestError, Status};
-use driver::spec::Boot;
 use scenarios::prelude::*;
 
 fn main() -> ExitCode {
@@ -107,26 +106,9 @@ async fn console_only(t: &mut Testbed) -> Result {
     Ok(())
 }
 
-/// What images made for nixosTest have: a root shell on the first virtio console, its stderr on the serial one.
-const BACKDOOR: &str = "[Unit]\nDescription=Root shell for tests\nRequires=dev-hvc0.device\nAfter=dev-hvc0.device\n\
-     [Service]\nEnvironment=HOME=/root USER=root TERM=dumb\nWorkingDirectory=/tmp\n\
-     ExecStart=/bin/bash --norc -c 'exec </dev/hvc0 >/dev/hvc0 2>/dev/ttyS0; stty raw -echo; \
-     echo \"Spawning backdoor root shell...\"; exec /bin/bash --norc /dev/hvc0'\nKillSignal=SIGHUP\n";
-
 /// Our image without our agent, with only such a backdoor: the verbs work over it.
 async fn backdoor(t: &mut Testbed) -> Result {
-    let rack = Rack::of(profiles::simple(), &["server-1"]).backdoor().edit(|lab| {
-        let machine = &mut lab.machines[0];
-        let unit = |name: &str, text: &str| (format!("systemd.{name}"), text.as_bytes().to_owned());
-        machine.credentials.push(unit("extra-unit.backdoor.service", BACKDOOR));
-        let wanted = "[Unit]\nWants=backdoor.service\n";
-        machine.credentials.push(unit("unit-dropin.multi-user.target~backdoor", wanted));
-        // The image is to have no login there: two that read one line get half of it each.
-        if let Boot::Direct { cmdline, .. } = &mut machine.boot {
-            cmdline.push_str(" systemd.mask=serial-getty@hvc0.service");
-        }
-    });
-    let lab = rack.launch(t).await?;
+    let lab = Rack::of(profiles::simple(), &["server-1"]).own_backdoor().launch(t).await?;
     verbs_over_a_shell(t, &lab["server-1"]).await
 }
 

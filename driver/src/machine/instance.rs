@@ -15,7 +15,7 @@ use super::saved::Incoming;
 use crate::Error;
 use crate::console::{Console, ConsoleOptions};
 use crate::guest::{ConsoleLine, Guest, Listener, Transport};
-use crate::qemu::{CommandLine, Memory, Plugs, Wiring, command_line};
+use crate::qemu::{Memory, Plugs, Wiring, command_line};
 use crate::spec::{AgentSpec, Channel, ShellSpec};
 
 /// How long QEMU may take to connect to its console and monitor.
@@ -113,28 +113,32 @@ pub(super) async fn power_on(machine: &Machine, incoming: Option<&Incoming<'_>>)
         cid: way.cid,
         nics: machine.nic_sockets()?,
     };
-    let data = machine.inner.data.iter().map(|disk| disk.path().to_owned()).collect();
-    let firmware = lab.firmware.clone().zip(machine.inner.vars.clone());
     let memory = match incoming {
         Some(incoming) => incoming.memory(),
-        None if lab.checkpoints => Memory::Memfd,
+        None if lab.checkpoints && machine.inner.scripted.is_none() => Memory::Memfd,
         None => Memory::Own,
     };
-    let wiring = Wiring {
-        accel: lab.accel,
-        firmware,
-        overlay: machine.inner.disk.path().to_owned(),
-        data,
-        nics: machine.slots(),
-        memory: memory.clone(),
-        incoming: incoming.is_some(),
-        plugs,
+    let command = match &machine.inner.scripted {
+        Some(scripted) => scripted.command(machine, &plugs)?,
+        None => {
+            let wiring = Wiring {
+                accel: lab.accel,
+                firmware: lab.firmware.clone().zip(machine.inner.vars.clone()),
+                overlay: machine.inner.disk.as_ref().map(|disk| disk.path().to_owned()),
+                data: machine.inner.data.iter().map(|disk| disk.path().to_owned()).collect(),
+                nics: machine.slots(),
+                memory: memory.clone(),
+                incoming: incoming.is_some(),
+                plugs,
+            };
+            write_scripts(machine, &wiring)?;
+            let line = command_line(&lab.qemu, spec, &wiring);
+            Command::new(&line.program).args(&line.args).stdin(Stdio::Null)
+        }
     };
-    let line = command_line(&lab.qemu, spec, &wiring);
-    write_scripts(machine, &wiring)?;
 
     let log = machine.inner.artifacts.join("qemu.log");
-    let child = spawn(machine, &line, &log)?;
+    let child = spawn(machine, command, &log)?;
     lab.record(&spec.name, &child)?;
     let accept = |listener: UnixListener, what: &'static str| {
         let (child, log) = (child.clone(), log.clone());
@@ -159,6 +163,9 @@ pub(super) async fn power_on(machine: &Machine, incoming: Option<&Incoming<'_>>)
     let qmp = qmp::Client::connect(monitor, options)
         .await
         .map_err(|source| machine.qmp_error("greeting QEMU", source))?;
+    if let Some(scripted) = &machine.inner.scripted {
+        machine.plug_in(scripted.plugged(machine, started.elapsed())?)?;
+    }
     for path in [qmp_path, serial_path] {
         // Both ends are connected: the name has done its work.
         let _ = fs_err::remove_file(path);
@@ -183,7 +190,7 @@ pub(super) async fn power_on(machine: &Machine, incoming: Option<&Incoming<'_>>)
     })
 }
 
-fn spawn(machine: &Machine, line: &CommandLine, log: &std::path::Path) -> Result<Child, Error> {
+fn spawn(machine: &Machine, command: Command, log: &std::path::Path) -> Result<Child, Error> {
     let out = fs_err::OpenOptions::new()
         .create(true)
         .append(true)
@@ -191,13 +198,11 @@ fn spawn(machine: &Machine, line: &CommandLine, log: &std::path::Path) -> Result
         .map_err(Error::file("opening", log))?;
     let out = out.into_parts().0;
     let err = out.try_clone().map_err(Error::file("opening", log))?;
-    let command = Command::new(&line.program)
-        .args(&line.args)
-        .stdin(Stdio::Null)
-        .stdout(Stdio::File(out))
-        .stderr(Stdio::File(err));
+    let command = command.stdout(Stdio::File(out)).stderr(Stdio::File(err));
     process::spawn(command).map_err(|source| match source {
-        process::Error::NotFound { .. } => Error::QemuMissing { program: line.program.clone() },
+        process::Error::NotFound { .. } if machine.inner.scripted.is_none() => {
+            Error::QemuMissing { program: machine.inner.lab.qemu.program.clone() }
+        }
         source => Error::Start {
             machine: machine.name().to_owned(),
             waiting_for: "it could not be run",
@@ -303,7 +308,7 @@ fn write_scripts(machine: &Machine, wiring: &Wiring) -> Result<(), Error> {
     let by_hand = |path: &str| PathBuf::from(path);
     let wiring = Wiring {
         plugs: Plugs::ByHand,
-        overlay: by_hand("disk.qcow2"),
+        overlay: wiring.overlay.as_ref().map(|_| by_hand("disk.qcow2")),
         data: machine.spec().data_disks.iter().map(|disk| by_hand(&format!("{}.qcow2", disk.name))).collect(),
         // It boots, whatever state this machine came from.
         memory: Memory::Own,
@@ -314,11 +319,13 @@ fn write_scripts(machine: &Machine, wiring: &Wiring) -> Result<(), Error> {
     let line = command_line(&lab.qemu, machine.spec(), &wiring);
     let mut text = format!(
         "#!/bin/sh\n# Starts {} again by hand: the console on this terminal, no network behind its NICs, and a\n\
-         # fresh overlay (the test's own is gone). Ctrl-A X ends it.\nset -eu\ncd \"$(mktemp -d)\"\n\
-         qemu-img create -q -f qcow2 -F raw -b '{}' disk.qcow2\n",
-        machine.name(),
-        machine.spec().disk.image.display()
+         # fresh overlay (the test's own is gone). Ctrl-A X ends it.\nset -eu\ncd \"$(mktemp -d)\"\n",
+        machine.name()
     );
+    if let Some(disk) = &machine.spec().disk {
+        let image = disk.image.display();
+        text.push_str(&format!("qemu-img create -q -f qcow2 -F raw -b '{image}' disk.qcow2\n"));
+    }
     for (disk, file) in machine.spec().data_disks.iter().zip(&wiring.data) {
         let base = disk.image.as_ref().map(|image| format!(" -F raw -b '{}'", image.display()));
         let (base, file, bytes) = (base.unwrap_or_default(), file.display(), disk.bytes);
@@ -328,6 +335,11 @@ fn write_scripts(machine: &Machine, wiring: &Wiring) -> Result<(), Error> {
         text.push_str(&format!("cp '{}' vars.fd\nchmod u+w vars.fd\n", firmware.vars.display()));
     }
     text.push_str(&line.to_shell());
+    write_script(machine, &text)
+}
+
+/// Writes `cmdline.sh`.
+pub(super) fn write_script(machine: &Machine, text: &str) -> Result<(), Error> {
     let path = machine.inner.artifacts.join("cmdline.sh");
     fs_err::write(&path, text).map_err(Error::file("writing", &path))?;
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);

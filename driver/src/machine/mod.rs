@@ -9,6 +9,7 @@ mod journal;
 mod nic;
 mod power;
 mod saved;
+mod script;
 mod waits;
 
 use std::net::IpAddr;
@@ -34,6 +35,7 @@ use crate::spec::{MachineSpec, NicSpec};
 use crate::supervisor::Event;
 use instance::Instance;
 pub(crate) use saved::{Incoming, Parts};
+use script::Scripted;
 
 /// How many console lines an error carries.
 const EVIDENCE_LINES: usize = 12;
@@ -50,9 +52,11 @@ struct Inner {
     spec: MachineSpec,
     lab: Arc<Context>,
     artifacts: PathBuf,
-    disk: Overlay,
+    disk: Option<Overlay>,
     /// The data disks, in the spec's order.
     data: Vec<Overlay>,
+    /// What it has besides if a start script starts it.
+    scripted: Option<Scripted>,
     /// This machine's own UEFI variables.
     vars: Option<PathBuf>,
     /// Held during a change of power, so that two of them don't mix.
@@ -97,9 +101,10 @@ impl Machine {
         fs_err::create_dir_all(&artifacts).map_err(Error::file("making", &artifacts))?;
         let scratch = lab.scratch.join(&spec.name);
         let overlay = scratch.with_extension("qcow2");
-        let disk = match saved {
-            Some(saved) => Overlay::of_overlay(&spec.name, &saved.disk(), overlay).await?,
-            None => Overlay::create(&spec.name, &spec.disk, overlay).await?,
+        let disk = match (saved, &spec.disk) {
+            (_, None) => None,
+            (Some(saved), Some(_)) => Some(Overlay::of_overlay(&spec.name, &saved.disk(), overlay).await?),
+            (None, Some(disk)) => Some(Overlay::create(&spec.name, disk, overlay).await?),
         };
         let vars = match &lab.firmware {
             Some(firmware) if spec.boot == crate::spec::Boot::Firmware => {
@@ -119,9 +124,15 @@ impl Machine {
                 None => Overlay::of_data(&spec.name, disk, path).await?,
             });
         }
+        let scripted = Scripted::create(&spec, &lab)?;
+        let plugged = match (saved, &scripted) {
+            (Some(saved), _) => saved.nics(),
+            // The NICs of a start script are plugged in once it runs.
+            (None, Some(_)) => Vec::new(),
+            (None, None) => spec.nics.iter().cloned().zip(0..).collect(),
+        };
         let mut nics = Vec::new();
-        let plugged = saved.map(Incoming::nics);
-        for (nic, slot) in plugged.unwrap_or_else(|| spec.nics.iter().cloned().zip(0..).collect()) {
+        for (nic, slot) in plugged {
             let port = lab.add_port(&spec.name, &nic)?;
             nics.push(Plugged { spec: nic, port, slot });
         }
@@ -132,6 +143,7 @@ impl Machine {
             artifacts,
             disk,
             data,
+            scripted,
             vars,
             power: tokio::sync::Mutex::default(),
             running: Mutex::default(),

@@ -11,7 +11,7 @@ use super::instance::{Instance, last_words};
 use super::{Machine, Plugged};
 use crate::Error;
 use crate::poll::Backoff;
-use crate::qemu::{SPARE_PORTS, netdev_id, nic_device, nic_id};
+use crate::qemu::{SPARE_PORTS, netdev_id, nic_device, nic_id, script_netdev};
 use crate::spec::{NicBackend, NicSpec};
 
 /// How long a guest that has booted may take until its fast NICs pass frames, before scaling.
@@ -44,7 +44,9 @@ impl Machine {
         let plugged = self.find_nic(nic)?;
         self.inner.lab.switch.set_admin(plugged.port, up)?;
         if let Some(instance) = self.instance() {
-            let set = instance.qmp.execute_raw("set_link", json!({ "name": nic_id(nic), "up": up })).await;
+            // A start script gives no names to its NICs but to what is behind them, and carrier is theirs alike.
+            let name = if self.inner.scripted.is_some() { script_netdev(plugged.slot) } else { nic_id(nic) };
+            let set = instance.qmp.execute_raw("set_link", json!({ "name": name, "up": up })).await;
             set.map_err(|e| self.qmp_error(format!("setting the carrier of {nic}"), e))?;
         }
         let word = if up { "up" } else { "down" };
@@ -58,6 +60,7 @@ impl Machine {
     /// # Errors
     /// [`Error::Off`], [`Error::Spec`] when the name is taken, no PCIe port is free or it is a fast one, [`Error::Qmp`].
     pub async fn plug(&self, nic: NicSpec) -> Result<(), Error> {
+        self.has_own_qemu("plugging a NIC")?;
         let instance = self.running("plugging a NIC")?;
         let used: Vec<usize> = self.plugged().iter().map(|n| n.slot).collect();
         let spec_error = |problem| Error::Spec { machine: self.name().to_owned(), problem };
@@ -124,6 +127,7 @@ impl Machine {
     /// [`Error::Off`], [`Error::Spec`], [`Error::Qmp`], or [`Error::Condition`] when the guest does not let go
     /// within 30 s before scaling.
     pub async fn unplug(&self, nic: &str) -> Result<(), Error> {
+        self.has_own_qemu("unplugging a NIC")?;
         let instance = self.running("unplugging a NIC")?;
         let plugged = self.find_nic(nic)?;
         let timer = super::Timer::start();
@@ -150,6 +154,31 @@ impl Machine {
         self.lock_nics().retain(|n| n.spec.name != nic);
         self.event("nic", format!("{nic} unplugged"), json!({ "nic": nic }));
         Ok(())
+    }
+
+    /// The NICs of a start script go with its QEMU.
+    pub(super) fn unplug_scripted(&self) {
+        if self.inner.scripted.is_some() {
+            self.lock_nics().clear();
+        }
+    }
+
+    /// Takes the place of all NICs: those that a start script has plugged in, bundles included.
+    pub(super) fn plug_in(&self, nics: Vec<Plugged>) -> Result<(), Error> {
+        *self.lock_nics() = nics;
+        crate::lab::join_bundles(self, &self.inner.lab.switch)
+    }
+
+    /// Refuses what can only be done to a QEMU that the driver has made.
+    fn has_own_qemu(&self, operation: &str) -> Result<(), Error> {
+        if self.inner.scripted.is_none() {
+            return Ok(());
+        }
+        Err(Error::Unsupported {
+            machine: self.name().to_owned(),
+            operation: operation.to_owned(),
+            why: "its start script decides which devices it has".to_owned(),
+        })
     }
 
     /// That every fast NIC really is: QEMU goes on without a word to its user where it can't agree with the switch, and
@@ -196,9 +225,15 @@ impl Machine {
     }
 
     fn find_nic(&self, nic: &str) -> Result<Plugged, Error> {
-        self.plugged().into_iter().find(|n| n.spec.name == nic).ok_or_else(|| Error::Spec {
-            machine: self.name().to_owned(),
-            problem: format!("no NIC {nic:?}; it has {}", self.nics().join(", ")),
+        let plugged = self.plugged().into_iter().find(|n| n.spec.name == nic);
+        plugged.ok_or_else(|| match self.spec().nics.iter().any(|n| n.name == nic) {
+            true if self.inner.scripted.is_some() => {
+                self.off(&format!("the NIC {nic}, which its start script plugs in,"))
+            }
+            _ => Error::Spec {
+                machine: self.name().to_owned(),
+                problem: format!("no NIC {nic:?}; it has {}", self.nics().join(", ")),
+            },
         })
     }
 
@@ -241,7 +276,7 @@ mod tests {
         };
         let mut spec = MachineSpec {
             boot: Boot::Direct { kernel: "/nonexistent/kernel".into(), initrd: None, cmdline: String::new() },
-            disk: DiskSpec { image, bus: DiskBus::VirtioBlk, grow_to: None },
+            disk: Some(DiskSpec { image, bus: DiskBus::VirtioBlk, grow_to: None }),
             ..machine("server-1")
         };
         spec.nics[1].backend = NicBackend::VhostUser;

@@ -102,6 +102,7 @@ impl Machine {
         if let Some(instance) = self.set_instance(None) {
             instance.over.cancel();
             self.inner.lab.forget(self.name());
+            self.unplug_scripted();
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::console::Stage;
 use crate::guest::{Guest, GuestOptions};
 use crate::poll::Backoff;
 use crate::qemu::{Memory, nic_id, quote};
-use crate::spec::{Channel, LabSpec, MachineSpec, NicBackend, NicSpec};
+use crate::spec::{Boot, Channel, LabSpec, MachineSpec, NicBackend, NicSpec};
 
 /// What saving or loading one machine's state may take, before scaling: seconds, unless the disk is slow.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -57,6 +57,13 @@ impl MachineSpec {
         if let Some(nic) = self.nics.iter().find(|nic| nic.backend == NicBackend::VhostUser) {
             let device = format!("{} (a fast NIC, vhost-user)", nic.name);
             return Err(CheckpointError::Unmigratable { machine, device });
+        }
+        if matches!(self.boot, Boot::Script(_)) {
+            let why = "its start script decides what it is made of, so that it can't be made the same again";
+            return Err(CheckpointError::Unfit { machine, why });
+        }
+        if self.disk.is_none() {
+            return Err(CheckpointError::Unfit { machine, why: "it has no disk" });
         }
         match &self.agent {
             None => {
@@ -235,9 +242,10 @@ impl Machine {
             true => Some(instance.memfd(self.inner.spec.memory_mib).map_err(failed)?),
             false => None,
         };
+        let disk = self.inner.disk.as_ref().ok_or_else(|| failed("it has no disk".to_owned()))?;
         Ok(Parts {
             ram,
-            disk: self.inner.disk.path().to_owned(),
+            disk: disk.path().to_owned(),
             data: self.inner.data.iter().map(|disk| disk.path().to_owned()).collect(),
             vars: self.inner.vars.clone(),
             named_memory: instance.memory != Memory::Own,

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Accel, Firmware, Opts, Qemu, nics};
 use crate::Error;
-use crate::spec::{Boot, Channel, DiskBus, MachineSpec, NicBackend, NicSpec, ShellSpec};
+use crate::spec::{Boot, Channel, DiskBus, DiskSpec, MachineSpec, NicBackend, NicSpec, ShellSpec};
 
 /// What QEMU's events call the agent's port.
 pub(crate) const AGENT_PORT_ID: &str = "agentport";
@@ -20,8 +20,8 @@ pub struct Wiring {
     pub accel: Accel,
     /// The firmware and this machine's own copy of the variables, for [`Boot::Firmware`].
     pub firmware: Option<(Firmware, PathBuf)>,
-    /// The qcow2 overlay.
-    pub overlay: PathBuf,
+    /// The qcow2 overlay of the system disk.
+    pub overlay: Option<PathBuf>,
     /// The qcow2 files of the data disks, in their order.
     pub data: Vec<PathBuf>,
     /// The NICs that are plugged in, each with the index of its root port.
@@ -118,7 +118,9 @@ pub fn command_line(qemu: &Qemu, spec: &MachineSpec, wiring: &Wiring) -> Command
     let mut line = CommandLine { program: qemu.program.clone(), args: Vec::new() };
     machine(&mut line, spec, wiring);
     boot(&mut line, qemu, spec, wiring);
-    disk(&mut line, spec, &wiring.overlay);
+    if let Some((disk, overlay)) = spec.disk.as_ref().zip(wiring.overlay.as_ref()) {
+        system_disk(&mut line, disk, overlay);
+    }
     data_disks(&mut line, spec, &wiring.data);
     monitors_and_console(&mut line, wiring);
     agent(&mut line, spec, wiring);
@@ -137,7 +139,8 @@ pub fn command_line(qemu: &Qemu, spec: &MachineSpec, wiring: &Wiring) -> Command
 pub fn recipe(qemu: &Qemu, accel: Accel, spec: &MachineSpec, memory: Memory) -> Result<CommandLine, Error> {
     let firmware = match spec.boot {
         Boot::Firmware => Some((Firmware::find()?, "variables".into())),
-        Boot::Direct { .. } => None,
+        // A start script brings its own.
+        Boot::Direct { .. } | Boot::Script(_) => None,
     };
     let plugs = Plugs::Driver {
         qmp: "monitor".into(),
@@ -152,7 +155,7 @@ pub fn recipe(qemu: &Qemu, accel: Accel, spec: &MachineSpec, memory: Memory) -> 
     let wiring = Wiring {
         accel,
         firmware,
-        overlay: "overlay".into(),
+        overlay: spec.disk.as_ref().map(|_| "overlay".into()),
         data: spec.data_disks.iter().map(|disk| disk.name.clone().into()).collect(),
         nics: spec.nics.iter().cloned().zip(0..).collect(),
         memory,
@@ -216,6 +219,8 @@ fn boot(line: &mut CommandLine, qemu: &Qemu, spec: &MachineSpec, wiring: &Wiring
                 line.push("-drive", flash(1).path("file", vars));
             }
         }
+        // It has a command line of its own: see `script`.
+        Boot::Script(_) => {}
         Boot::Direct { kernel, initrd, cmdline } => {
             line.push("-kernel", kernel.display());
             if let Some(initrd) = initrd {
@@ -242,14 +247,14 @@ fn translates_per_address(qemu: &Qemu) -> bool {
     qemu.version.major < 8
 }
 
-fn disk(line: &mut CommandLine, spec: &MachineSpec, overlay: &Path) {
+fn system_disk(line: &mut CommandLine, disk: &DiskSpec, overlay: &Path) {
     let drive = Opts::keyed("if", "none").set("id", "disk0").set("format", "qcow2");
     // The overlay dies with the test: what matters is that a killed QEMU keeps what the guest wrote, and the
     // host's page cache does.
     line.push("-drive", drive.set("cache", "unsafe").set("discard", "unmap").path("file", overlay));
     // 0 is the kernel's that QEMU loads itself.
     let with_drive = |opts: Opts| opts.set("drive", "disk0").set("bootindex", 1);
-    match spec.disk.bus {
+    match disk.bus {
         DiskBus::VirtioBlk => line.push("-device", with_drive(pci("virtio-blk-pci", "sysdisk", 0x5))),
         DiskBus::VirtioScsi => {
             line.push("-device", pci("virtio-scsi-pci", "scsi0", 0x5));
@@ -345,7 +350,7 @@ fn backdoor(line: &mut CommandLine, spec: &MachineSpec, wiring: &Wiring) {
     );
 }
 
-fn credentials(line: &mut CommandLine, spec: &MachineSpec) {
+pub(super) fn credentials(line: &mut CommandLine, spec: &MachineSpec) {
     use base64::Engine as _;
     for (name, content) in &spec.credentials {
         let encoded = base64::engine::general_purpose::STANDARD.encode(content);

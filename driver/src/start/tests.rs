@@ -63,7 +63,7 @@ async fn lab(
     let machines = machines.iter().map(|&(name, vcpus, after)| MachineSpec {
         vcpus,
         boot: Boot::Direct { kernel: "/nonexistent/kernel".into(), initrd: None, cmdline: String::new() },
-        disk: DiskSpec { image: image.clone(), bus: DiskBus::VirtioBlk, grow_to: None },
+        disk: Some(DiskSpec { image: image.clone(), bus: DiskBus::VirtioBlk, grow_to: None }),
         nics: Vec::new(),
         after: after.to_vec(),
         ..crate::spec::tests::machine(name)

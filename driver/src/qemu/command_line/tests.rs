@@ -17,7 +17,7 @@ fn wiring(plugs: Plugs) -> Wiring {
     Wiring {
         accel: Accel::Tcg,
         firmware: Some((firmware, "/lab/server-1.vars".into())),
-        overlay: "/lab/server-1.qcow2".into(),
+        overlay: Some("/lab/server-1.qcow2".into()),
         data: Vec::new(),
         nics: machine("server-1").nics.into_iter().zip(0..).collect(),
         memory: Memory::Own,
@@ -118,7 +118,7 @@ fn by_hand() {
 #[test]
 fn a_bus_changes_nothing_but_the_disk() {
     let on = |bus| {
-        let disk = DiskSpec { bus, ..machine("server-1").disk };
+        let disk = machine("server-1").disk.map(|disk| DiskSpec { bus, ..disk });
         shell(&MachineSpec { disk, ..machine("server-1") }, &wiring(plugged()))
     };
     let changes = [DiskBus::VirtioScsi, DiskBus::Sata, DiskBus::Nvme]
@@ -210,7 +210,7 @@ fn credentials_are_binary_and_commas_in_paths_are_doubled() {
         ..machine("server-1")
     };
     let plain = shell(&machine("server-1"), &wiring(plugged()));
-    let odd = Wiring { overlay: "/lab/a,b c.qcow2".into(), ..wiring(plugged()) };
+    let odd = Wiring { overlay: Some("/lab/a,b c.qcow2".into()), ..wiring(plugged()) };
     insta::assert_snapshot!(change(&plain, &shell(&spec, &odd)));
 }
 

@@ -1,0 +1,218 @@
+//! A machine behind a start script that is not changed by us, as NixOS makes one for each VM: it boots by the script's own
+//! words, is in its VLAN and in no other, and ends with all that the script started.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use driver::spec::{Boot, MachineSpec, NicSpec, StartScript};
+use scenarios::prelude::*;
+use services::{Host, HostOptions};
+use switch::{PortMode, VlanId};
+
+/// The number that the script's VLAN has, in the names of its variables only: on the switch it is the profile's.
+const VLAN: u16 = 1;
+
+fn main() -> ExitCode {
+    suite("start_script").test("contract", contract).test("forks", forks).run()
+}
+
+/// What the contract of such a script is, in words of our own: disk, directories, user network, NIC and options come from
+/// its environment, and what stands behind its own arguments is the caller's. `exec` is how it ends, or `forks` instead.
+fn script(path: &Path, machine: &MachineSpec, boot: &Boot, run: &str) -> Result<()> {
+    let Boot::Direct { kernel, initrd, cmdline } = boot else { bail!("a kernel to boot") };
+    let initrd = initrd.as_ref().context("an initial RAM disk")?;
+    let text = format!(
+        r#"#!/bin/sh
+set -e
+disk=$(readlink -f "${{NIX_DISK_IMAGE:-./{name}.qcow2}}")
+if test -z "$TMPDIR" || test -z "$USE_TMPDIR"; then TMPDIR=$(mktemp -d); fi
+mkdir -p "$TMPDIR/xchg"
+cd "$TMPDIR"
+test -d "$SHARED_DIR"
+: > "$NIX_EFI_VARS"
+{run} qemu-system-x86_64 \
+    -machine accel=kvm:tcg -cpu max -name {name} -m {memory} -smp {vcpus} \
+    -device virtio-rng-pci \
+    -netdev user,id=user.0,"$QEMU_NET_OPTS" -device virtio-net-pci,netdev=user.0 \
+    -virtfs local,path="$TMPDIR/xchg",security_model=none,mount_tag=xchg \
+    -virtfs local,path="$SHARED_DIR",security_model=none,mount_tag=shared \
+    -drive file="$disk",id=drive1,if=none,werror=report -device virtio-blk-pci,bootindex=1,drive=drive1 \
+    -device virtio-net-pci,netdev=vlan1,mac={mac} -netdev vde,id=vlan1,sock="$QEMU_VDE_SOCKET_{VLAN}" \
+    -kernel {kernel} -initrd {initrd} -append "{cmdline} $QEMU_KERNEL_PARAMS" \
+    $QEMU_OPTS "$@"
+"#,
+        name = machine.name,
+        memory = machine.memory_mib,
+        vcpus = machine.vcpus,
+        mac = machine.nics[0].mac,
+        kernel = kernel.display(),
+        initrd = initrd.display(),
+    );
+    fs_err::write(path, text)?;
+    fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o555))?;
+    Ok(())
+}
+
+/// One machine, as the driver starts it itself.
+fn server() -> Rack {
+    Rack::of(profiles::simple(), &["server-1"])
+}
+
+/// A lab of that machine, which a script starts.
+async fn launch(t: &mut Testbed, rack: Rack, run: &'static str) -> Result<Launched> {
+    let path = t.artifacts().join("run-server-1-vm");
+    let written = path.clone();
+    let rack = rack.edit(move |lab| {
+        for machine in &mut lab.machines {
+            let booted = machine.boot.clone();
+            machine.boot = Boot::Script(StartScript {
+                program: written.clone(),
+                vlans: vec![VLAN],
+                env: [
+                    ("QEMU_KERNEL_PARAMS", "rackless.test=by-the-script norandmaps"),
+                    ("QEMU_NET_OPTS", "restrict=on"),
+                ]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            });
+            // The script stands there before the lab is made, and is read-only from then on.
+            if let Err(error) = script(&written, machine, &booted, run) {
+                panic!("{}: {error:#}", written.display());
+            }
+        }
+    });
+    let lab = rack.launch(t).await?;
+    ensure!(path.exists(), "no script at {}", path.display());
+    Ok(lab)
+}
+
+async fn contract(t: &mut Testbed) -> Result {
+    let lab = launch(t, server(), "exec").await?;
+    let machine = &lab["server-1"];
+    let before = fs_err::read(t.artifacts().join("run-server-1-vm"))?;
+    let vlan = vlan_of(machine)?;
+    let other = VlanId::new(vlan.get() + 1).context("a VLAN beside it")?;
+    let here = HostOptions::new("here", vlan, "192.168.1.77/24".parse()?);
+    let elsewhere = HostOptions::new("elsewhere", other, "192.168.1.78/24".parse()?);
+    let (here, elsewhere) = (Host::start(lab.switch(), here)?, Host::start(lab.switch(), elsewhere)?);
+
+    t.step("it boots by the script's own words", async || {
+        machine.wait_ready().await?;
+        machine.succeed("grep -w rackless.test=by-the-script /proc/cmdline").await?;
+        ensure!(machine.succeed("hostname").await?.trim() == "server-1", "another hostname");
+        Ok(())
+    })
+    .await?;
+    t.step("its NIC has speed and duplex, which LACP needs", async || {
+        // A guest is ready before udev has named its NICs and networkd has them up.
+        let speed = "cat /sys/class/net/eth1/speed /sys/class/net/eth1/duplex";
+        machine.wait_until_succeeds(speed).await?;
+        let told = machine.succeed(speed).await?;
+        ensure!(told == "10000\nfull\n", "speed and duplex are {told:?}");
+        Ok(())
+    })
+    .await?;
+    t.step("it is in its VLAN and in no other", async || {
+        machine.wait_until_succeeds(format!("ping -c1 -W5 {}", here.address())).await?;
+        machine.fail(format!("ping -c2 -W2 {}", elsewhere.address())).await?;
+        let mac = machine.spec().nics[0].mac.parse()?;
+        let out = FrameFilter::new().direction(Direction::Out).src(mac);
+        let frames = lab.switch().frames(&out)?;
+        ensure!(frames.iter().any(|frame| *frame.port_name == *"here"), "no frame of it in its own VLAN");
+        let strays: Vec<_> = frames.into_iter().filter(|frame| frame.vlan != Some(vlan)).collect();
+        ensure!(strays.is_empty(), "in another VLAN: {}", describe(&strays));
+        Ok(())
+    })
+    .await?;
+    t.step("a cut cable is no carrier, and a healed one carries", async || {
+        machine.set_carrier("eth1", false).await?;
+        machine.wait_until_succeeds("test $(cat /sys/class/net/eth1/carrier) = 0").await?;
+        machine.set_carrier("eth1", true).await?;
+        machine.wait_until_succeeds(format!("ping -c1 -W5 {}", here.address())).await?;
+        Ok(())
+    })
+    .await?;
+    t.step("a fault on its link holds frames up", async || {
+        let fault = machine.impair("eth1", Impairment::new().loss(1.0))?;
+        machine.fail(format!("ping -c2 -W2 {}", here.address())).await?;
+        fault.heal().await?;
+        machine.wait_until_succeeds(format!("ping -c1 -W5 {}", here.address())).await?;
+        Ok(())
+    })
+    .await?;
+    t.step("what its script decides on is refused by type", async || {
+        let unsupported = |error: &driver::Error| matches!(error, driver::Error::Unsupported { .. });
+        let refused = machine.unplug("eth1").await.err().context("a NIC was unplugged")?;
+        ensure!(unsupported(&refused), "{refused}");
+        let nic = NicSpec { name: "eth2".to_owned(), ..machine.spec().nics[0].clone() };
+        let refused = machine.plug(nic).await.err().context("a NIC was plugged in")?;
+        ensure!(unsupported(&refused), "{refused}");
+        let refused = lab.checkpoint(&t.artifacts().join("checkpoint"), "test").await;
+        let refused = refused.err().context("it was saved")?.to_string();
+        ensure!(refused.contains("its start script decides what it is made of"), "{refused}");
+        Ok(())
+    })
+    .await?;
+    t.step("its disk outlives a power cut", async || {
+        machine.succeed("echo kept > /root/kept && sync").await?;
+        machine.crash().await?;
+        let off = machine.port("eth1").err().context("a NIC of a machine that is off")?;
+        ensure!(matches!(off, driver::Error::Off { .. }), "{off}");
+        machine.start().await?;
+        ensure!(machine.succeed("cat /root/kept").await? == "kept\n", "the file is gone");
+        machine.wait_until_succeeds(format!("ping -c1 -W5 {}", here.address())).await?;
+        Ok(())
+    })
+    .await?;
+    let after = fs_err::read(t.artifacts().join("run-server-1-vm"))?;
+    ensure!(before == after, "the script was changed");
+    Ok(())
+}
+
+/// A script that stays beside its QEMU and starts another program before: all of them end with the machine. Its guest has
+/// what those of nixosTest have, a backdoor and no agent.
+async fn forks(t: &mut Testbed) -> Result {
+    let lab = launch(t, server().own_backdoor(), "sleep 3600 &\n").await?;
+    let machine = &lab["server-1"];
+    let leader = machine.qemu_pid().context("a process")?;
+    let started = group(leader)?;
+    ensure!(started.len() == 3, "not the script, its helper and QEMU: {started:?}");
+    ensure!(!started.iter().any(|(pid, name)| *pid == leader && name.starts_with("qemu")), "{started:?}");
+    machine.crash().await?;
+    driver::poll_until(secs(10), async || group(leader).ok()?.is_empty().then_some(()))
+        .await
+        .with_context(|| format!("after the power cut there is still {:?}", group(leader)))?;
+    machine.start().await?;
+    machine.wait_ready().await?;
+    let told =
+        machine.succeed("hostname; cat /sys/class/net/eth1/speed; pidof rackless-agent || echo none").await?;
+    ensure!(told == "server-1\n10000\nnone\n", "over the backdoor it said {told:?}");
+    Ok(())
+}
+
+/// The processes of a group that run: their ids and names (proc(5), `/proc/pid/stat`).
+fn group(leader: u32) -> Result<Vec<(u32, String)>> {
+    let mut found = Vec::new();
+    for entry in fs_err::read_dir("/proc")? {
+        let entry = entry?;
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        // It may have ended since.
+        let Ok(stat) = fs_err::read_to_string(entry.path().join("stat")) else { continue };
+        let Some((name, rest)) = stat.split_once(" (").and_then(|(_, rest)| rest.rsplit_once(") ")) else {
+            continue;
+        };
+        let fields: Vec<&str> = rest.split(' ').collect();
+        if fields.get(2) == Some(&leader.to_string().as_str()) && fields.first() != Some(&"Z") {
+            found.push((pid, name.to_owned()));
+        }
+    }
+    Ok(found)
+}
+
+/// The VLAN of its one NIC on the switch.
+fn vlan_of(machine: &Machine) -> Result<VlanId> {
+    match machine.spec().nics[0].port {
+        PortMode::Access { vlan } => Ok(vlan),
+        ref other => bail!("not an access port: {other}"),
+    }
+}
