@@ -15,7 +15,7 @@ use std::time::Instant;
 use driver::spec::Tuning;
 use scenarios::prelude::*;
 
-use crate::table::{Better, Table};
+use crate::table::{Better, Table, json_argument};
 
 /// Launches of each case and side.
 const RUNS: usize = 3;
@@ -28,14 +28,10 @@ static JSON: OnceLock<PathBuf> = OnceLock::new();
 static TOOK: Mutex<Vec<(Launch, Took)>> = Mutex::new(Vec::new());
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1).filter(|argument| argument != "--bench");
-    match (arguments.next(), arguments.next()) {
-        (None, _) => {}
-        (Some(flag), Some(file)) if flag == "--json" => JSON.set(file.into()).expect("set once"),
-        (Some(other), _) => {
-            eprintln!("expected nothing or --json FILE, not {}", other.display());
-            return ExitCode::from(2);
-        }
+    match json_argument() {
+        Ok(Some(file)) => JSON.set(file).expect("set once"),
+        Ok(None) => {}
+        Err(code) => return code,
     }
     // Each launch is a test of its own, since a test takes its share of the host once; the two sides alternate.
     let rounds = (1..=RUNS).flat_map(|run| {

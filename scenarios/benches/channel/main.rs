@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::guest_agent::GuestAgent;
 use crate::shell::Shell;
 use crate::ssh::Ssh;
-use crate::table::Table;
+use crate::table::{Table, json_argument};
 
 /// Where the results go besides the terminal.
 static JSON: OnceLock<PathBuf> = OnceLock::new();
@@ -32,14 +32,10 @@ static JSON: OnceLock<PathBuf> = OnceLock::new();
 const DEADLINE: std::time::Duration = secs(20 * 60);
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1).filter(|argument| argument != "--bench");
-    match (arguments.next(), arguments.next()) {
-        (None, _) => {}
-        (Some(flag), Some(file)) if flag == "--json" => JSON.set(file.into()).expect("set once"),
-        (Some(other), _) => {
-            eprintln!("expected nothing or --json FILE, not {}", other.display());
-            return ExitCode::from(2);
-        }
+    match json_argument() {
+        Ok(Some(file)) => JSON.set(file).expect("set once"),
+        Ok(None) => {}
+        Err(code) => return code,
     }
     let suite = scenarios::suite("bench-channel").test("channel", channel).deadline(DEADLINE);
     suite.run_with([OsString::from("bench-channel")])

@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use scenarios::prelude::*;
 
-use crate::table::{Better, Table};
+use crate::table::{Better, Table, json_argument};
 
 /// Restores that are timed, and labs that are saved.
 const RUNS: u32 = 5;
@@ -25,14 +25,10 @@ static JSON: OnceLock<PathBuf> = OnceLock::new();
 static COLD: Mutex<Option<f64>> = Mutex::new(None);
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1).filter(|argument| argument != "--bench");
-    match (arguments.next(), arguments.next()) {
-        (None, _) => {}
-        (Some(flag), Some(file)) if flag == "--json" => JSON.set(file.into()).expect("set once"),
-        (Some(other), _) => {
-            eprintln!("expected nothing or --json FILE, not {}", other.display());
-            return ExitCode::from(2);
-        }
+    match json_argument() {
+        Ok(Some(file)) => JSON.set(file).expect("set once"),
+        Ok(None) => {}
+        Err(code) => return code,
     }
     let suite = suite("bench-checkpoint").test("cold", cold).test("restored", restored);
     suite.run_with(["bench-checkpoint", "--test-threads=1"].map(OsString::from))

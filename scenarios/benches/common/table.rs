@@ -1,6 +1,6 @@
 //! What a bench of this crate measured, as a table and as the JSON that `docs/performance.md` tells of.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use scenarios::prelude::*;
 use serde::Serialize;
@@ -81,4 +81,20 @@ pub(crate) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }
+}
+
+/// The FILE of `--json FILE`, the only argument that a bench takes; cargo puts `--bench` before it.
+///
+/// # Errors
+/// The exit code for any other argument, which is named on stderr.
+pub(crate) fn json_argument() -> std::result::Result<Option<PathBuf>, ExitCode> {
+    let mut arguments = std::env::args_os().skip(1).filter(|argument| argument != "--bench");
+    match (arguments.next(), arguments.next()) {
+        (None, _) => Ok(None),
+        (Some(flag), Some(file)) if flag == "--json" => Ok(Some(file.into())),
+        (Some(other), _) => {
+            eprintln!("expected nothing or --json FILE, not {}", other.display());
+            Err(ExitCode::from(2))
+        }
+    }
 }
