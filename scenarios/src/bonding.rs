@@ -37,7 +37,7 @@ pub struct BondStatus {
     pub partner: Option<String>,
     /// The member that carries the traffic; active-backup only.
     pub active_member: Option<String>,
-    /// The members.
+    /// The members, by name: the kernel lists them as they were put in, which is as they came up.
     pub members: Vec<MemberStatus>,
 }
 
@@ -120,6 +120,7 @@ impl BondStatus {
             }
         }
         ensure!(!bond.mode.is_empty(), "it names no bonding mode");
+        bond.members.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(bond)
     }
 
@@ -185,6 +186,12 @@ Aggregator ID: 1
         assert_eq!(bond.members, [member("eth1"), member("eth2")]);
         assert_eq!(bond.partner.as_deref(), Some("02:00:00:00:00:01"));
         bond.aggregates(&["eth1", "eth2"]).unwrap();
+    }
+
+    #[test]
+    fn members_are_in_the_order_of_their_names() {
+        let other = AGGREGATED.replace("eth1", "eth9").replace("eth2", "eth1").replace("eth9", "eth2");
+        BondStatus::parse(&other).unwrap().aggregates(&["eth1", "eth2"]).unwrap();
     }
 
     #[test]
