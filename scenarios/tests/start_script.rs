@@ -184,6 +184,8 @@ async fn forks(t: &mut Testbed) -> Result {
         .with_context(|| format!("after the power cut there is still {:?}", group(leader)))?;
     machine.start().await?;
     machine.wait_ready().await?;
+    // As above, the NIC may come up later.
+    machine.wait_until_succeeds("cat /sys/class/net/eth1/speed").await?;
     let told =
         machine.succeed("hostname; cat /sys/class/net/eth1/speed; pidof rackless-agent || echo none").await?;
     ensure!(told == "server-1\n10000\nnone\n", "over the backdoor it said {told:?}");
