@@ -5,6 +5,7 @@ use super::transport::{BoxStream, Transport};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -21,6 +22,8 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 pub struct Listener {
     listener: UnixListener,
     path: PathBuf,
+    /// Of the socket, to know it from another one that took its place.
+    inode: u64,
     name: String,
     connection: Arc<Mutex<Option<Connection>>>,
 }
@@ -41,12 +44,24 @@ impl Listener {
     pub fn bind(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref().to_owned();
         let listener = UnixListener::bind(&path)?;
+        let inode = fs_err::symlink_metadata(&path)?.ino();
         let name = format!("virtserialport at {}", path.display());
-        Ok(Self { listener, path, name, connection: Arc::default() })
+        Ok(Self { listener, path, inode, name, connection: Arc::default() })
     }
-}
 
-impl Listener {
+    /// Binds the socket in the place of the one that an earlier life of the machine has there: a session of that life may
+    /// end a moment after the next has begun.
+    ///
+    /// # Errors
+    ///
+    /// As for [`bind`](Self::bind), but for a path that is taken.
+    pub(crate) fn bind_anew(path: impl AsRef<Path>) -> io::Result<Self> {
+        match fs_err::remove_file(path.as_ref()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Self::bind(path),
+        }
+    }
+
     /// With another name for errors: it is not an agent's port.
     pub(crate) fn called(mut self, name: String) -> Self {
         self.name = name;
@@ -56,7 +71,10 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let _ = fs_err::remove_file(&self.path);
+        // The inode is not used again while the socket is open.
+        if fs_err::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            let _ = fs_err::remove_file(&self.path);
+        }
     }
 }
 
@@ -159,5 +177,24 @@ impl AsyncWrite for Lease {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_earlier_life_that_ends_late_leaves_the_next_its_socket() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent");
+        let earlier = Listener::bind_anew(&path).unwrap();
+        assert!(Listener::bind(&path).is_err(), "the path is taken");
+        let next = Listener::bind_anew(&path).unwrap();
+        drop(earlier);
+        let (_there, here) = tokio::join!(UnixStream::connect(&path), next.listener.accept());
+        here.unwrap();
+        drop(next);
+        assert!(!path.exists());
     }
 }

@@ -271,7 +271,7 @@ async fn way_in(machine: &Machine) -> Result<Way, Error> {
             return Ok(Way::default());
         }
         let path = machine.lab_socket("shell")?;
-        let transport = Listener::bind(&path).map_err(Error::file("listening on", &path))?;
+        let transport = Listener::bind_anew(&path).map_err(Error::file("listening on", &path))?;
         let transport = transport.called(format!("the backdoor's virtio console at {}", path.display()));
         return Ok(Way { console: Some(path), transport: Some(Arc::new(transport)), ..Way::default() });
     };
@@ -279,7 +279,7 @@ async fn way_in(machine: &Machine) -> Result<Way, Error> {
         Channel::Virtserial => {
             let port = |name: &str| {
                 let path = machine.lab_socket(name)?;
-                let transport = Listener::bind(&path).map_err(Error::file("listening on", &path))?;
+                let transport = Listener::bind_anew(&path).map_err(Error::file("listening on", &path))?;
                 Ok::<_, Error>((path, Arc::new(transport)))
             };
             let (socket, transport) = port("agent")?;
