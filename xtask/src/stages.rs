@@ -9,7 +9,7 @@ use anyhow::{Result, bail, ensure};
 
 use crate::closing::Closing;
 use crate::command::Command;
-use crate::{edges, hygiene, interop, setup, workspace};
+use crate::{edges, hygiene, interop, room, setup, workspace};
 
 /// What `cargo xtask test` was asked.
 #[derive(Clone, Copy, Debug, clap::Args)]
@@ -69,9 +69,10 @@ fn stages(options: Options) -> Vec<Stage> {
     vec![
         stage(
             "set-up",
-            Box::new(move |_, _| {
+            Box::new(move |root, _| {
                 setup::run(setup::Options::unattended(options.yes))?;
-                toolchain()
+                toolchain()?;
+                room::check(root)
             }),
         ),
         stage("format", cargo(&["fmt", "--all", "--check"])),
@@ -88,14 +89,14 @@ fn stages(options: Options) -> Vec<Stage> {
     ]
 }
 
-fn toolchain() -> Result<String> {
+fn toolchain() -> Result<()> {
     for (program, component) in [("cargo-fmt", "rustfmt"), ("cargo-clippy", "clippy")] {
         ensure!(
             workspace::program(program).is_some(),
             "{program} is missing: `rustup component add {component}` brings it"
         );
     }
-    Ok(String::new())
+    Ok(())
 }
 
 fn succeed(command: &Command, status: std::process::ExitStatus) -> Result<String> {
