@@ -9,7 +9,7 @@ use crate::command::Command;
 use crate::{setup, stages, workspace};
 
 /// The main job.
-const TEST: [&str; 5] = ["test", "--package", "scenarios", "--test", "cluster_vlans"];
+const TEST: [&str; 4] = ["test", "--workspace", "--test", "cluster_vlans"];
 
 /// Sets up, builds, runs the main job, says how it went.
 pub(crate) fn run(yes: bool) -> Result<()> {

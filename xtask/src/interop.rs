@@ -163,17 +163,9 @@ pub(crate) fn suites(root: &Path, closing: &mut Closing) -> Result<String> {
         }
         eprintln!("{} of {}: {}", suite.test, suite.package, suite.about);
         let start = Instant::now();
-        // The crates of the stage of self-tests, so that no dependency is compiled anew with other features.
-        let command = Command::cargo(root).args([
-            "test",
-            "--workspace",
-            "--exclude",
-            "scenarios",
-            "--test",
-            suite.test,
-            "--",
-            "--ignored",
-        ]);
+        // As the stages select crates, so that no dependency is compiled anew with other features.
+        let command =
+            Command::cargo(root).args(["test", "--workspace", "--test", suite.test, "--", "--ignored"]);
         let status = command.tee(&mut |line| closing.line(line))?;
         eprintln!("{}: {:.1} s", suite.test, start.elapsed().as_secs_f64());
         if !status.success() {

@@ -7,6 +7,7 @@ mod demo;
 mod edges;
 mod hygiene;
 mod interop;
+mod metadata;
 mod room;
 mod setup;
 mod stages;

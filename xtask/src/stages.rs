@@ -9,6 +9,7 @@ use anyhow::{Result, bail, ensure};
 
 use crate::closing::Closing;
 use crate::command::Command;
+use crate::metadata::Metadata;
 use crate::{edges, hygiene, interop, room, setup, workspace};
 
 /// What `cargo xtask test` was asked.
@@ -82,7 +83,7 @@ fn stages(options: Options) -> Vec<Stage> {
         stage("docs", Box::new(docs)),
         stage("unit and property tests", Box::new(unit)),
         stage("doc tests", tests(&["test", "--workspace", "--doc"])),
-        stage("self-tests", tests(&["test", "--workspace", "--exclude", "scenarios", "--test", "*"])),
+        stage("self-tests", Box::new(self_tests)),
         stage("interoperability", Box::new(interop::suites)),
         // Last: minutes, not seconds.
         stage("VM tests", Box::new(vm_tests)),
@@ -137,10 +138,14 @@ fn unit(root: &Path, closing: &mut Closing) -> Result<String> {
     counted(&Command::cargo(root).args(runner).args(["--workspace", "--lib", "--bins"]), closing)
 }
 
+fn self_tests(root: &Path, closing: &mut Closing) -> Result<String> {
+    counted(&Command::cargo(root).args(Metadata::read(root)?.test_files(false)?), closing)
+}
+
 /// On a terminal the harness draws a live line for each machine, so it gets the terminal itself; else its lines
 /// pass through here and are counted.
 fn vm_tests(root: &Path, closing: &mut Closing) -> Result<String> {
-    let command = Command::cargo(root).args(["test", "--package", "scenarios", "--test", "*"]);
+    let command = Command::cargo(root).args(Metadata::read(root)?.test_files(true)?);
     if std::io::stdout().is_terminal() {
         return succeed(&command, command.run()?);
     }
