@@ -6,7 +6,7 @@ use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::termios::{ControlModes, OptionalActions, Termios, tcgetattr, tcsetattr};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::unix::pipe;
@@ -21,6 +21,51 @@ pub enum FlowControl {
     Hardware,
 }
 
+/// The bit that is added to each character, if one is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Parity {
+    /// None is.
+    #[default]
+    None,
+    /// The ones are an even number.
+    Even,
+    /// The ones are an odd number.
+    Odd,
+}
+
+/// What is between two characters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StopBits {
+    /// One bit's time.
+    #[default]
+    One,
+    /// Two.
+    Two,
+}
+
+/// How characters are on a serial line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mode {
+    /// In baud.
+    pub speed: u32,
+    /// Bits in a character: 7 or 8.
+    pub data_bits: u8,
+    /// The parity.
+    pub parity: Parity,
+    /// The stop bits.
+    pub stop_bits: StopBits,
+    /// The flow control.
+    pub flow: FlowControl,
+}
+
+impl Mode {
+    /// What nearly all consoles have: 8 bits, no parity, one stop bit, no flow control.
+    #[must_use]
+    pub fn new(speed: u32) -> Self {
+        Self { speed, data_bits: 8, parity: Parity::None, stop_bits: StopBits::One, flow: FlowControl::None }
+    }
+}
+
 /// An open terminal.
 ///
 /// tokio's pipes do the polling: they take any file that epoll takes, and are its only stream of that kind which needs no
@@ -32,22 +77,25 @@ pub struct Tty {
 }
 
 impl Tty {
-    /// Opens a serial device: raw, 8 bits, no parity, one stop bit, and for this process alone (TIOCEXCL). Needs a tokio
-    /// runtime.
+    /// Opens a serial device: raw, and for this process alone (TIOCEXCL). Needs a tokio runtime.
     ///
     /// # Errors
-    /// If it isn't there, isn't a terminal, can't do the speed, or is open elsewhere.
-    pub fn open(path: &Path, speed: u32, flow: FlowControl) -> io::Result<Self> {
+    /// If it isn't there, isn't a terminal, can't do the mode, or is open elsewhere.
+    pub fn open(path: &Path, mode: &Mode) -> io::Result<Self> {
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let fd = rustix::fs::open(path, flags, Mode::empty())?;
+        let fd = rustix::fs::open(path, flags, rustix::fs::Mode::empty())?;
         rustix::termios::ioctl_tiocexcl(&fd)?;
         let mut termios = tcgetattr(&fd)?;
         termios.make_raw();
-        termios.set_speed(speed)?;
+        termios.set_speed(mode.speed)?;
         let modes = &mut termios.control_modes;
         modes.insert(ControlModes::CLOCAL | ControlModes::CREAD);
-        modes.remove(ControlModes::CSTOPB);
-        modes.set(ControlModes::CRTSCTS, flow == FlowControl::Hardware);
+        modes.remove(ControlModes::CSIZE);
+        modes.insert(if mode.data_bits == 7 { ControlModes::CS7 } else { ControlModes::CS8 });
+        modes.set(ControlModes::PARENB, mode.parity != Parity::None);
+        modes.set(ControlModes::PARODD, mode.parity == Parity::Odd);
+        modes.set(ControlModes::CSTOPB, mode.stop_bits == StopBits::Two);
+        modes.set(ControlModes::CRTSCTS, mode.flow == FlowControl::Hardware);
         tcsetattr(&fd, OptionalActions::Now, &termios)?;
         // What the driver can't do it leaves out without an error (tcsetattr(3)).
         let is = tcgetattr(&fd)?;
@@ -76,12 +124,17 @@ fn check(wanted: &Termios, is: &Termios) -> io::Result<()> {
             is.output_speed()
         ));
     }
-    if wanted.control_modes.contains(ControlModes::CRTSCTS)
-        && !is.control_modes.contains(ControlModes::CRTSCTS)
-    {
-        return refused("its driver has no hardware flow control".to_owned());
+    let ignored = [
+        (ControlModes::CRTSCTS, "hardware flow control"),
+        (ControlModes::PARENB, "parity"),
+        (ControlModes::CSTOPB, "second stop bit"),
+    ]
+    .into_iter()
+    .find(|(mode, _)| wanted.control_modes.contains(*mode) && !is.control_modes.contains(*mode));
+    match ignored {
+        Some((_, what)) => refused(format!("its driver has no {what}")),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 impl AsyncRead for Tty {
