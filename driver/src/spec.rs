@@ -209,14 +209,36 @@ impl fmt::Display for Channel {
     }
 }
 
-/// How the agent gets into the guest.
+/// The agent in the guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AgentSpec {
-    /// A disk that holds the agent's binary, attached read-only with the serial `rackless-agent`; `None`
-    /// where the image has the agent inside.
-    pub disk: Option<PathBuf>,
+    /// How it gets there.
+    pub source: AgentSource,
     /// The transport.
     pub channel: Channel,
+}
+
+/// How the agent gets into the guest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AgentSource {
+    /// The image has it inside.
+    Image,
+    /// From a disk that holds its binary, attached read-only with the serial `rackless-agent`.
+    Disk(PathBuf),
+    /// This binary is carried in over [`MachineSpec::shell`] once that is up, at each boot. Where the guest can't take it,
+    /// the shell stays the way in, and an event says why.
+    OverShell(PathBuf),
+}
+
+impl AgentSpec {
+    /// The disk that brings it in.
+    #[must_use]
+    pub fn disk(&self) -> Option<&Path> {
+        match &self.source {
+            AgentSource::Disk(disk) => Some(disk),
+            AgentSource::Image | AgentSource::OverShell(_) => None,
+        }
+    }
 }
 
 /// A shell in the guest, for a machine without an agent.
@@ -278,7 +300,7 @@ pub struct MachineSpec {
     pub bundles: Vec<BundleSpec>,
     /// The agent; without it there is the shell.
     pub agent: Option<AgentSpec>,
-    /// A shell, for a machine without an agent. With neither there is only the console.
+    /// A shell, for a machine without an agent, or that the agent comes in over. With neither there is only the console.
     pub shell: Option<ShellSpec>,
     /// systemd credentials, passed by SMBIOS type 11: name and content.
     pub credentials: Vec<(String, Vec<u8>)>,
@@ -298,6 +320,15 @@ impl MachineSpec {
 
     /// How many disks there is room for besides the system disk.
     pub const DATA_DISKS: usize = 8;
+
+    /// The shell that a boot begins with; `None` where the agent gets in by itself.
+    #[must_use]
+    pub fn first_shell(&self) -> Option<&ShellSpec> {
+        match self.agent.as_ref().map(|agent| &agent.source) {
+            None | Some(AgentSource::OverShell(_)) => self.shell.as_ref(),
+            Some(AgentSource::Image | AgentSource::Disk(_)) => None,
+        }
+    }
 }
 
 /// A whole topology.

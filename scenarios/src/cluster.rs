@@ -16,6 +16,7 @@ use crate::etcd::Etcd;
 use crate::fixture;
 use crate::launched::Launched;
 use crate::rack::{BootMode, Plan, Rack};
+use crate::way::Way;
 
 /// Seconds, for limits: `secs(30)`.
 #[must_use]
@@ -45,6 +46,7 @@ impl Cluster {
             data_disks: Vec::new(),
             whole_capture: false,
             boot: BootMode::default(),
+            way: Way::default(),
             after: Vec::new(),
         }
     }
@@ -187,6 +189,7 @@ pub struct ClusterBuilder {
     data_disks: Vec<(String, u32)>,
     whole_capture: bool,
     boot: BootMode,
+    way: Way,
     after: Vec<(String, After)>,
 }
 
@@ -224,6 +227,12 @@ impl ClusterBuilder {
     /// How the machines start.
     pub fn boot(mut self, boot: BootMode) -> Self {
         self.boot = boot;
+        self
+    }
+
+    /// How the machines are started, and how commands get into them.
+    pub fn way(mut self, way: Way) -> Self {
+        self.way = way;
         self
     }
 
@@ -303,7 +312,7 @@ impl ClusterBuilder {
         let servers = self.names(Role::Server, self.servers)?;
         let agents = self.names(Role::Agent, self.agents)?;
         let names: Vec<&str> = servers.iter().chain(&agents).map(String::as_str).collect();
-        let rack = Rack::of(self.profile.clone(), &names).boot(self.boot);
+        let rack = Rack::of(self.profile.clone(), &names).boot(self.boot).way(self.way);
         let rack = self.data_disks.iter().fold(rack, |rack, (name, mib)| rack.data_disk(name, *mib));
         let rack = if self.checkpoints { rack.checkpoints() } else { rack };
         let rack = self.after.into_iter().fold(rack, |rack, (machine, after)| rack.after(&machine, after));

@@ -225,7 +225,7 @@ fn files(machine: &MachineSpec) -> anyhow::Result<impl Iterator<Item = PathBuf>>
         Boot::Direct { kernel, initrd, .. } => (kernel.clone(), initrd.clone()),
         Boot::Script(script) => (script.program.clone(), None),
     };
-    let agent = machine.agent.as_ref().and_then(|agent| agent.disk.clone());
+    let agent = machine.agent.as_ref().and_then(|agent| agent.disk()).map(Path::to_owned);
     let disk = machine.disk.as_ref().map(|disk| disk.image.clone());
     let data = machine.data_disks.iter().filter_map(|disk| disk.image.clone());
     Ok([disk, Some(boots), then, agent].into_iter().flatten().chain(data))

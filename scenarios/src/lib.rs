@@ -12,8 +12,10 @@ mod fixture;
 mod isolation;
 mod launched;
 mod rack;
+pub mod start_script;
 mod subject;
 mod suite;
+mod way;
 
 pub mod prelude;
 
@@ -26,6 +28,7 @@ pub use isolation::{describe, kept_apart};
 pub use launched::Launched;
 pub use rack::{BootMode, Rack};
 pub use suite::suite;
+pub use way::Way;
 
 // The examples in these files compile, or the doc tests fail.
 #[cfg(doctest)]

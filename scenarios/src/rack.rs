@@ -7,8 +7,8 @@ use anyhow::{Context as _, bail};
 use driver::checkpoint::Checkpoint;
 use driver::qemu::{Accel, Memory, Qemu};
 use driver::spec::{
-    AgentSpec, Boot, BundleSpec, Channel, DataDisk, DiskBus, DiskSpec, GuestFile, LabSpec, MachineSpec,
-    NicBackend, NicSpec, ShellSpec, Tuning,
+    AgentSource, AgentSpec, Boot, BundleSpec, Channel, DataDisk, DiskBus, DiskSpec, GuestFile, LabSpec,
+    MachineSpec, NicBackend, NicSpec, ShellSpec, Tuning,
 };
 use driver::{After, Captures, Lab, LabOptions};
 use harness::{Capture, Testbed};
@@ -59,6 +59,7 @@ pub struct Rack {
     into_copy: bool,
     way_in: Option<WayIn>,
     login: Option<Login>,
+    then_agent: bool,
     memory_mib: u32,
     vcpus: u32,
     checkpoints: bool,
@@ -157,7 +158,7 @@ fn captures(asked: Option<Capture>, of_test: Captures) -> Captures {
     }
 }
 
-type Edit = Box<dyn Fn(&mut LabSpec) + Send + Sync>;
+type Edit = Box<dyn Fn(&mut LabSpec, &Testbed) -> anyhow::Result<()> + Send + Sync>;
 
 impl Rack {
     /// Machines of `profile`, from the image `server`.
@@ -172,6 +173,7 @@ impl Rack {
             into_copy: false,
             way_in: None,
             login: None,
+            then_agent: false,
             memory_mib: MEMORY_MIB,
             vcpus: 1,
             checkpoints: false,
@@ -235,6 +237,14 @@ impl Rack {
     pub fn serial_login(mut self, login: Option<Login>) -> Self {
         self.way_in = Some(WayIn::Shell);
         self.login = login;
+        self
+    }
+
+    /// Has the shell of [`Rack::backdoor`] or [`Rack::serial_login`] carry the agent in once it is up, at each boot, and
+    /// hand over to it. Where the guest can't take it, the shell stays the way in, and an event says why:
+    /// [`driver::guest::Guest::is_agent`] tells.
+    pub fn then_agent(mut self) -> Self {
+        self.then_agent = true;
         self
     }
 
@@ -310,7 +320,18 @@ impl Rack {
     }
 
     /// Changes the topology before it is made: another VLAN on a port, another credential.
-    pub fn edit(mut self, edit: impl Fn(&mut LabSpec) + Send + Sync + 'static) -> Self {
+    pub fn edit(self, edit: impl Fn(&mut LabSpec) + Send + Sync + 'static) -> Self {
+        self.edit_with(move |lab, _| {
+            edit(lab);
+            Ok(())
+        })
+    }
+
+    /// The same for a change that may fail, or needs the test.
+    pub(crate) fn edit_with(
+        mut self,
+        edit: impl Fn(&mut LabSpec, &Testbed) -> anyhow::Result<()> + Send + Sync + 'static,
+    ) -> Self {
         self.edit.push(Box::new(edit));
         self
     }
@@ -350,7 +371,7 @@ impl Rack {
     pub(crate) async fn plan(&self, t: &Testbed) -> anyhow::Result<Plan> {
         let assets = Assets::get(t).await?;
         let image = assets.image(t, &self.image).await?;
-        let spec = self.spec(&assets, &image).await?;
+        let spec = self.spec(t, &assets, &image).await?;
         // A crowded host may let the test wait here: the deadline stands still.
         let labs = 1 + self.copies;
         t.budget(u64::from(labs) * u64::from(spec.memory_mib()), labs * spec.vcpus()).await?;
@@ -368,7 +389,7 @@ impl Rack {
         })
     }
 
-    async fn spec(&self, assets: &Assets, image: &Image) -> anyhow::Result<LabSpec> {
+    async fn spec(&self, t: &Testbed, assets: &Assets, image: &Image) -> anyhow::Result<LabSpec> {
         let plan = render::switch_ports(&self.profile);
         let mut machines = Vec::new();
         for name in &self.machines {
@@ -386,7 +407,7 @@ impl Rack {
         }
         let mut spec = LabSpec { name: self.profile.name().to_owned(), machines };
         for edit in &self.edit {
-            edit(&mut spec);
+            edit(&mut spec, t)?;
         }
         Ok(spec)
     }
@@ -427,25 +448,31 @@ impl Rack {
         };
         let takes_credentials = image.systemd.is_none_or(|version| version >= CREDENTIALS_SINCE);
         let shell = self.shell_of(image, way_in);
+        let over_shell = || {
+            let source = AgentSource::OverShell(assets.agent.clone());
+            self.then_agent.then_some(AgentSpec { source, channel })
+        };
         let (disk, credentials, agent) = match way_in {
             // Nothing is brought into a guest that is only looked at.
             WayIn::Console => (image.disk.clone(), Vec::new(), None),
-            WayIn::Shell | WayIn::Backdoor if !takes_credentials => (image.disk.clone(), Vec::new(), None),
+            WayIn::Shell | WayIn::Backdoor if !takes_credentials => {
+                (image.disk.clone(), Vec::new(), over_shell())
+            }
             WayIn::Shell | WayIn::Backdoor => {
                 let credentials = injection::credentials(&injection)
                     .with_context(|| format!("{name}: the credentials with its name and addresses"))?;
-                (image.disk.clone(), credentials, None)
+                (image.disk.clone(), credentials, over_shell())
             }
             WayIn::Agent if self.into_copy || !takes_credentials => {
                 let copy = written_into_a_copy(name, assets, image, injection).await?;
-                (copy, Vec::new(), Some(AgentSpec { disk: None, channel }))
+                (copy, Vec::new(), Some(AgentSpec { source: AgentSource::Image, channel }))
             }
             WayIn::Agent => {
                 let credentials = injection::credentials(&injection).with_context(|| {
                     format!("{name}: the credentials that bring the agent into the guest")
                 })?;
-                let disk = Some(assets.agent_disk.clone());
-                (image.disk.clone(), credentials, Some(AgentSpec { disk, channel }))
+                let source = AgentSource::Disk(assets.agent_disk.clone());
+                (image.disk.clone(), credentials, Some(AgentSpec { source, channel }))
             }
         };
         Ok(MachineSpec {

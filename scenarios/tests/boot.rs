@@ -14,6 +14,7 @@ fn main() -> ExitCode {
         .test("console_only", console_only)
         .test("backdoor", backdoor)
         .test("serial_login", serial_login)
+        .test("backdoor_then_agent", backdoor_then_agent)
         .test("strangers_disk_on_its_own_bus", strangers_disk_on_its_own_bus)
         .test("strangers_disk_on_the_wrong_bus", strangers_disk_on_the_wrong_bus)
         .run()
@@ -116,6 +117,40 @@ async fn backdoor(t: &mut Testbed) -> Result {
 async fn serial_login(t: &mut Testbed) -> Result {
     let lab = Rack::of(profiles::simple(), &["server-1"]).serial_login(None).launch(t).await?;
     verbs_over_a_shell(t, &lab["server-1"]).await
+}
+
+/// The backdoor carries our agent in, at each boot, and hands over to it.
+async fn backdoor_then_agent(t: &mut Testbed) -> Result {
+    let lab = Rack::of(profiles::simple(), &["server-1"]).own_backdoor().then_agent().launch(t).await?;
+    let machine = &lab["server-1"];
+    t.step("it boots, and the agent takes over", async || {
+        machine.wait_ready().await?;
+        no_failed_unit(machine).await?;
+        taken_over(machine).await
+    })
+    .await?;
+    t.step("the next boot goes the same way", async || {
+        let held = machine.guest().await?;
+        machine.reboot().await?;
+        taken_over(machine).await?;
+        ensure!(held.is_agent(), "a handle of before is still a shell's");
+        Ok(())
+    })
+    .await
+}
+
+/// What only the agent can do works, and it is the one that was carried in.
+async fn taken_over(machine: &Machine) -> Result {
+    let guest = machine.guest().await?;
+    ensure!(guest.is_agent(), "a shell is the way in");
+    let running = machine.succeed("pgrep -af rackless-agent").await?;
+    ensure!(running.contains("/rackless-agent-") && running.lines().count() == 1, "it is another: {running}");
+    let mut streamed = guest.exec(Exec::argv(["echo", "streamed"])).await?;
+    let said = streamed.take_stdout().context("no stdout")?.next().await?;
+    ensure!(said.as_deref() == Some(b"streamed\n"), "{said:?}");
+    streamed.wait().await?;
+    machine.wait_for_journal(&Regex::new("rackless-agent-carried")?, secs(30)).await?;
+    Ok(())
 }
 
 async fn verbs_over_a_shell(t: &mut Testbed, machine: &Machine) -> Result {

@@ -4,18 +4,19 @@ use scenarios::prelude::*;
 
 fn main() -> ExitCode {
     suite("cluster_vlans")
-        .test("forms", forms)
+        .test("forms", async |t: &mut Testbed| forms(t, &Way::Agent).await)
+        .cases("over", Way::without_agent(), forms)
         .test("wrong_tag_is_isolated", wrong_tag_is_isolated)
         .test("heals_after_trunk_loss", heals_after_trunk_loss)
         .run()
 }
 
-async fn formed(t: &Testbed) -> Result<Cluster> {
-    Cluster::on(profiles::vlans()).servers(3).formed(t).await
+async fn formed(t: &Testbed, way: Way) -> Result<Cluster> {
+    Cluster::on(profiles::vlans()).servers(3).way(way).formed(t).await
 }
 
-async fn forms(t: &mut Testbed) -> Result {
-    let c = t.step("three machines form a cluster", async || formed(t).await).await?;
+async fn forms(t: &mut Testbed, &way: &Way) -> Result {
+    let c = t.step("three machines form a cluster", async || formed(t, way).await).await?;
     let etcd = Etcd::of(&c, "cluster");
     t.step("all members are healthy", async || etcd.wait_healthy().await).await?;
     t.step("what one member takes, the others have", async || {
@@ -72,7 +73,7 @@ async fn wrong_tag_is_isolated(t: &mut Testbed) -> Result {
 }
 
 async fn heals_after_trunk_loss(t: &mut Testbed) -> Result {
-    let c = t.step("a formed cluster", async || formed(t).await).await?;
+    let c = t.step("a formed cluster", async || formed(t, Way::Agent).await).await?;
     let etcd = Etcd::of(&c, "cluster");
     let leader = etcd.wait_for_leader("server-1").await?;
     let others: Vec<&str> = c.servers().map(|m| m.name()).filter(|n| *n != leader).collect();

@@ -1,56 +1,13 @@
 //! A machine behind a start script that is not changed by us, as NixOS makes one for each VM: it boots by the script's own
 //! words, is in its VLAN and in no other, and ends with all that the script started.
 
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
-
-use driver::spec::{Boot, MachineSpec, NicSpec, StartScript};
+use driver::spec::{Boot, NicSpec};
 use scenarios::prelude::*;
 use services::{Host, HostOptions};
 use switch::{PortMode, VlanId};
 
-/// The number that the script's VLAN has, in the names of its variables only: on the switch it is the profile's.
-const VLAN: u16 = 1;
-
 fn main() -> ExitCode {
     suite("start_script").test("contract", contract).test("forks", forks).run()
-}
-
-/// What the contract of such a script is, in words of our own: disk, directories, user network, NIC and options come from
-/// its environment, and what stands behind its own arguments is the caller's. `exec` is how it ends, or `forks` instead.
-fn script(path: &Path, machine: &MachineSpec, boot: &Boot, run: &str) -> Result<()> {
-    let Boot::Direct { kernel, initrd, cmdline } = boot else { bail!("a kernel to boot") };
-    let initrd = initrd.as_ref().context("an initial RAM disk")?;
-    let text = format!(
-        r#"#!/bin/sh
-set -e
-disk=$(readlink -f "${{NIX_DISK_IMAGE:-./{name}.qcow2}}")
-if test -z "$TMPDIR" || test -z "$USE_TMPDIR"; then TMPDIR=$(mktemp -d); fi
-mkdir -p "$TMPDIR/xchg"
-cd "$TMPDIR"
-test -d "$SHARED_DIR"
-: > "$NIX_EFI_VARS"
-{run} qemu-system-x86_64 \
-    -machine accel=kvm:tcg -cpu max -name {name} -m {memory} -smp {vcpus} \
-    -device virtio-rng-pci \
-    -netdev user,id=user.0,"$QEMU_NET_OPTS" -device virtio-net-pci,netdev=user.0 \
-    -virtfs local,path="$TMPDIR/xchg",security_model=none,mount_tag=xchg \
-    -virtfs local,path="$SHARED_DIR",security_model=none,mount_tag=shared \
-    -drive file="$disk",id=drive1,if=none,werror=report -device virtio-blk-pci,bootindex=1,drive=drive1 \
-    -device virtio-net-pci,netdev=vlan1,mac={mac} -netdev vde,id=vlan1,sock="$QEMU_VDE_SOCKET_{VLAN}" \
-    -kernel {kernel} -initrd {initrd} -append "{cmdline} $QEMU_KERNEL_PARAMS" \
-    $QEMU_OPTS "$@"
-"#,
-        name = machine.name,
-        memory = machine.memory_mib,
-        vcpus = machine.vcpus,
-        mac = machine.nics[0].mac,
-        kernel = kernel.display(),
-        initrd = initrd.display(),
-    );
-    fs_err::write(path, text)?;
-    fs_err::set_permissions(path, std::fs::Permissions::from_mode(0o555))?;
-    Ok(())
 }
 
 /// One machine, as the driver starts it itself.
@@ -60,30 +17,15 @@ fn server() -> Rack {
 
 /// A lab of that machine, which a script starts.
 async fn launch(t: &mut Testbed, rack: Rack, run: &'static str) -> Result<Launched> {
-    let path = t.artifacts().join("run-server-1-vm");
-    let written = path.clone();
-    let rack = rack.edit(move |lab| {
+    let rack = rack.behind_scripts(run).edit(|lab| {
         for machine in &mut lab.machines {
-            let booted = machine.boot.clone();
-            machine.boot = Boot::Script(StartScript {
-                program: written.clone(),
-                vlans: vec![VLAN],
-                env: [
-                    ("QEMU_KERNEL_PARAMS", "rackless.test=by-the-script norandmaps"),
-                    ("QEMU_NET_OPTS", "restrict=on"),
-                ]
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .into(),
-            });
-            // The script stands there before the lab is made, and is read-only from then on.
-            if let Err(error) = script(&written, machine, &booted, run) {
-                panic!("{}: {error:#}", written.display());
-            }
+            let Boot::Script(script) = &mut machine.boot else { panic!("{}: no start script", machine.name) };
+            let params = "rackless.test=by-the-script norandmaps";
+            script.env.insert("QEMU_KERNEL_PARAMS".to_owned(), params.to_owned());
+            script.env.insert("QEMU_NET_OPTS".to_owned(), "restrict=on".to_owned());
         }
     });
-    let lab = rack.launch(t).await?;
-    ensure!(path.exists(), "no script at {}", path.display());
-    Ok(lab)
+    rack.launch(t).await
 }
 
 async fn contract(t: &mut Testbed) -> Result {

@@ -27,6 +27,12 @@ pub mod window;
 /// The version of the messages. Two ends work together only if theirs are equal: the driver brings its agent along.
 pub const VERSION: u32 = 1;
 
+/// What the agent says of itself when it is run with `--version`.
+#[must_use]
+pub fn version_line() -> String {
+    format!("rackless-agent, protocol {VERSION}")
+}
+
 /// The name of the virtserialport that the agent looks for in `/sys/class/virtio-ports/*/name`.
 pub const PORT_NAME: &str = "rackless.agent";
 

@@ -34,6 +34,7 @@ const USAGE: &str = "usage: rackless-agent [--port NAME] [--vsock PORT] [--unix 
   --port NAME   serve the virtserialport of this name
   --vsock PORT  listen on this AF_VSOCK port
   --unix PATH   listen on a unix socket
+  --version     say which protocol it speaks
 Without arguments: --port rackless.agent --port rackless.journal --vsock 5252, whichever there is.";
 
 /// A way in that the agent serves.
@@ -68,6 +69,10 @@ fn ways(arguments: impl Iterator<Item = String>) -> Result<Vec<Way>> {
 }
 
 fn main() -> Result<()> {
+    if std::env::args().nth(1).is_some_and(|argument| argument == "--version") {
+        println!("{}", agent_proto::version_line());
+        return Ok(());
+    }
     std::panic::set_hook(Box::new(last_words));
     let ways = ways(std::env::args().skip(1))?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(ways))

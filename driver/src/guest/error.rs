@@ -1,5 +1,6 @@
 //! What goes wrong on the channel, in words for a reader at 3 a.m.
 
+use super::shell_way::NoHandOver;
 use agent_proto::message::FailureKind;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -56,6 +57,16 @@ pub enum GuestError {
         ours: u32,
         /// The agent's version.
         theirs: u32,
+    },
+    /// The guest can't take the agent over from its shell, which goes on.
+    #[error("{machine}: no agent takes over from the shell: {reason} (after {elapsed:.1?})")]
+    NoHandOver {
+        /// The machine.
+        machine: String,
+        /// What it lacks.
+        reason: NoHandOver,
+        /// How long it was tried.
+        elapsed: Duration,
     },
     /// The session ended while something was under way.
     #[error("{machine}: {operation}: the channel was lost after {elapsed:.1?}: {reason}")]

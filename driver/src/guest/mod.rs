@@ -24,6 +24,7 @@ pub use self::exec::{Chunk, Exec, Exit, Output, OutputStream, Running, Stdin};
 pub use self::files::{Copied, CopyOptions, Meta};
 pub use self::listener::Listener;
 pub(crate) use self::shell_way::ConsoleLine;
+pub use self::shell_way::{Carried, HandOver, NoHandOver, Reach};
 pub use self::system::{FailedUnit, SystemState};
 pub use self::transport::{BoxStream, Stream, Transport, UnixSocket, VhostUserVsock};
 pub use self::vsock::Vsock;
@@ -74,7 +75,8 @@ struct Inner {
 
 impl std::fmt::Debug for Guest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let transport = match &self.way {
+        let way = self.way();
+        let transport = match &way {
             Way::Agent(agent) => agent.transport.name(),
             Way::Shell(shell) => shell.transport.name(),
         };
@@ -89,11 +91,8 @@ impl Guest {
     ///
     /// [`GuestError::NoAnswer`] at the limit, [`GuestError::Version`] if the agent is not of this driver.
     pub async fn connect(transport: Arc<dyn Transport>, options: GuestOptions) -> Result<Self, GuestError> {
-        let mut link = None;
-        let session = greet(&*transport, &mut link, &options.machine, options.limit).await?;
-        let session = watch::Sender::new(session);
-        let inner = Inner { machine: options.machine, transport, link: Mutex::new(link), session };
-        Ok(Self { way: Way::Agent(Arc::new(inner)) })
+        let agent = Inner::connect(transport, options).await?;
+        Ok(Self { way: Way::Agent(Arc::new(agent)) })
     }
 
     /// Opens another session, after the last one was lost or to end all that runs in it: after a reboot of the
@@ -103,24 +102,53 @@ impl Guest {
     ///
     /// As [`Guest::connect`].
     pub async fn reconnect(&self, limit: Duration) -> Result<Identity, GuestError> {
-        let inner = match &self.way {
-            Way::Agent(agent) => agent,
-            Way::Shell(shell) => {
-                shell.attach(limit).await?;
-                return Ok(shell.identity());
-            }
-        };
-        let mut link = inner.link.lock().await;
-        inner.session.borrow().lose(Lost::Replaced);
-        *link = None;
-        let session = greet(&*inner.transport, &mut link, &inner.machine, limit).await?;
-        inner.session.send_replace(session);
+        match self.way() {
+            Way::Agent(agent) => agent.reconnect(limit).await?,
+            Way::Shell(shell) => shell.attach(limit).await?,
+        }
         Ok(self.agent())
+    }
+
+    /// The same in a boot of the guest that has begun since: where a shell handed over to the agent, the shell comes
+    /// first once more.
+    pub(crate) async fn begin_anew(&self, limit: Duration) -> Result<(), GuestError> {
+        match &self.way {
+            Way::Agent(agent) => agent.reconnect(limit).await,
+            Way::Shell(shell) => shell.attach(limit).await,
+        }
+    }
+
+    /// Has a shell carry the agent into the guest, starts it there, and from then on has the agent do what this client and
+    /// its clones are asked for. The shell stays attached, and the way in if this fails.
+    ///
+    /// # Errors
+    ///
+    /// [`GuestError::NoHandOver`] where the guest can't take it; those of the shell; [`GuestError::Version`].
+    pub async fn hand_over(&self, to: &HandOver, limit: Duration) -> Result<Carried, GuestError> {
+        match &self.way {
+            Way::Agent(_) => Ok(Carried::default()),
+            Way::Shell(shell) => shell.hand_over(to, limit).await,
+        }
+    }
+
+    /// Whether an agent answers, and not a shell.
+    #[must_use]
+    pub fn is_agent(&self) -> bool {
+        matches!(self.way(), Way::Agent(_))
+    }
+
+    /// The way in of this moment: a shell may have handed over.
+    fn way(&self) -> Way {
+        let handed_over = match &self.way {
+            Way::Shell(shell) => shell.agent().map(Way::Agent),
+            Way::Agent(_) => None,
+        };
+        handed_over.unwrap_or_else(|| self.way.clone())
     }
 
     /// Resolves when the session that is open now is over, with the reason.
     pub async fn closed(&self) -> Lost {
-        match &self.way {
+        match self.way() {
             Way::Agent(agent) => agent.session().closed().await,
             Way::Shell(shell) => shell.closed().await,
         }
@@ -129,7 +157,7 @@ impl Guest {
     /// Whether the session is over: `None` while it is open.
     #[must_use]
     pub fn lost(&self) -> Option<Lost> {
-        match &self.way {
+        match self.way() {
             Way::Agent(agent) => agent.session().lost(),
             Way::Shell(shell) => shell.lost(),
         }
@@ -138,7 +166,7 @@ impl Guest {
     /// Who answered the last greeting: its boot id and instance.
     #[must_use]
     pub fn agent(&self) -> Identity {
-        match &self.way {
+        match self.way() {
             Way::Agent(agent) => agent.session().agent.clone(),
             Way::Shell(shell) => shell.identity(),
         }
@@ -154,8 +182,8 @@ impl Guest {
     }
 
     /// The shell, if that is the way in.
-    fn shell(&self) -> Option<&ShellWay> {
-        match &self.way {
+    fn shell(&self) -> Option<Arc<ShellWay>> {
+        match self.way() {
             Way::Agent(_) => None,
             Way::Shell(shell) => Some(shell),
         }
@@ -164,7 +192,7 @@ impl Guest {
     /// Begins a request to the agent: over a shell there is none.
     fn begin(&self, operation: impl Into<String>, request: Request) -> Result<Operation, GuestError> {
         let operation = operation.into();
-        let agent = match &self.way {
+        let agent = match self.way() {
             Way::Agent(agent) => agent,
             Way::Shell(shell) => return Err(shell.unsupported(operation)),
         };
@@ -200,6 +228,22 @@ impl Guest {
 }
 
 impl Inner {
+    async fn connect(transport: Arc<dyn Transport>, options: GuestOptions) -> Result<Self, GuestError> {
+        let mut link = None;
+        let session = greet(&*transport, &mut link, &options.machine, options.limit).await?;
+        let session = watch::Sender::new(session);
+        Ok(Self { machine: options.machine, transport, link: Mutex::new(link), session })
+    }
+
+    async fn reconnect(&self, limit: Duration) -> Result<(), GuestError> {
+        let mut link = self.link.lock().await;
+        self.session.borrow().lose(Lost::Replaced);
+        *link = None;
+        let session = greet(&*self.transport, &mut link, &self.machine, limit).await?;
+        self.session.send_replace(session);
+        Ok(())
+    }
+
     fn session(&self) -> Arc<Session> {
         self.session.borrow().clone()
     }

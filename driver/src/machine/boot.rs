@@ -10,7 +10,7 @@ use super::instance::{Instance, last_words};
 use super::journal;
 use crate::console::{Position, Severity, Stage};
 use crate::death::Cause;
-use crate::guest::{Guest, GuestError, GuestOptions, Transport};
+use crate::guest::{Carried, Guest, GuestError, GuestOptions, Transport};
 use crate::qemu::AGENT_PORT_ID;
 use crate::spec::ShellSpec;
 use crate::supervisor::BootTurn;
@@ -19,6 +19,8 @@ use crate::supervisor::BootTurn;
 pub(super) const LIMIT: Duration = Duration::from_secs(75);
 /// What one request of the set-up after the agent's greeting may take, before scaling.
 const SETUP_LIMIT: Duration = Duration::from_secs(15);
+/// What carrying the agent in over a shell may take, before scaling: it takes some 20 s under emulation.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(45);
 /// What a kernel that panicked may take to write to its console why; writing takes no more than moments.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long a shell's line may say nothing before a request is said again, before scaling.
@@ -217,17 +219,32 @@ impl Machine {
         let earlier = instance.known_guest();
         let guest = match earlier {
             // After a reboot of the guest, so that handles which a test still holds go on working.
-            Some(guest) => guest.reconnect(limit).await.map(|_| guest),
+            Some(guest) => guest.begin_anew(limit).await.map(|()| guest),
             None => self.first_guest(transport, options).await,
         };
         let guest = guest.map_err(|e| self.guest_error(e))?;
         instance.know_guest(&guest);
+        self.hand_over(instance, &guest).await;
         self.set_up(&guest).await?;
         instance.console.set_stage(Stage::Agent);
         instance.guest.send_replace(Some(guest.clone()));
         guest.wait_booted(self.limit(LIMIT)).await.map_err(|e| self.guest_error(e))?;
         instance.console.set_stage(Stage::Ready);
         Ok(())
+    }
+
+    /// Has the shell carry the agent in, where the spec wants it; what the guest can't take is no reason not to go on.
+    async fn hand_over(&self, instance: &Instance, guest: &Guest) {
+        let Some(to) = &instance.hand_over else { return };
+        let (text, data) = match guest.hand_over(to, self.limit(HAND_OVER_LIMIT)).await {
+            Ok(Carried { bytes, elapsed }) => {
+                let seconds = elapsed.as_secs_f64();
+                let text = format!("the agent came in over the shell: {bytes} bytes, {seconds:.1} s");
+                (text, serde_json::json!({ "bytes": bytes, "seconds": seconds }))
+            }
+            Err(error) => (format!("the shell stays the way in: {error}"), serde_json::Value::Null),
+        };
+        self.event("note", text, data);
     }
 
     /// Greets the agent, or finds the shell.
@@ -237,7 +254,7 @@ impl Machine {
         options: GuestOptions,
     ) -> Result<Guest, GuestError> {
         let spec = self.spec();
-        let readiness = match spec.shell.as_ref().filter(|_| spec.agent.is_none()) {
+        let readiness = match spec.first_shell() {
             None => return Guest::connect(transport, options).await,
             Some(ShellSpec::Backdoor) => Readiness::Text(ShellSpec::BACKDOOR_READY.to_owned()),
             Some(ShellSpec::Serial(login)) => Readiness::Login(login.clone()),

@@ -14,9 +14,9 @@ use super::Machine;
 use super::saved::Incoming;
 use crate::Error;
 use crate::console::{Console, ConsoleOptions};
-use crate::guest::{ConsoleLine, Guest, Listener, Transport};
+use crate::guest::{ConsoleLine, Guest, HandOver, Listener, Reach, Transport};
 use crate::qemu::{Memory, Plugs, Wiring, command_line};
-use crate::spec::{AgentSpec, Channel, ShellSpec};
+use crate::spec::{AgentSource, AgentSpec, Channel, ShellSpec};
 
 /// How long QEMU may take to connect to its console and monitor.
 const START_LIMIT: Duration = Duration::from_secs(15);
@@ -34,6 +34,8 @@ pub(super) struct Instance {
     pub(super) memory: Memory,
     /// How the agent, or the shell, is reached.
     pub(super) transport: Option<Arc<dyn Transport>>,
+    /// The agent that the shell hands over to.
+    pub(super) hand_over: Option<HandOver>,
     /// How the journal is followed: another session with the same agent.
     pub(super) journal: Option<Arc<dyn Transport>>,
     /// The vhost-user-vsock daemon, which must live as long as QEMU.
@@ -154,7 +156,7 @@ pub(super) async fn power_on(machine: &Machine, incoming: Option<&Incoming<'_>>)
         },
     )
     .map_err(Error::file("writing", &machine.inner.artifacts.join("console.log")))?;
-    if spec.agent.is_none() && matches!(spec.shell, Some(ShellSpec::Serial(_))) {
+    if matches!(spec.first_shell(), Some(ShellSpec::Serial(_))) {
         way.transport = Some(Arc::new(ConsoleLine::new(console.clone())));
     }
     let monitor = accept(qmp_listener, "its monitor was not connected").await?;
@@ -178,6 +180,7 @@ pub(super) async fn power_on(machine: &Machine, incoming: Option<&Incoming<'_>>)
         resets: watch::Sender::new(0),
         memory,
         transport: way.transport,
+        hand_over: way.hand_over,
         journal: way.journal,
         _vsock_daemon: way.daemon,
         started,
@@ -259,6 +262,7 @@ struct Way {
     console: Option<PathBuf>,
     cid: Option<u32>,
     transport: Option<Arc<dyn Transport>>,
+    hand_over: Option<HandOver>,
     journal_socket: Option<PathBuf>,
     journal: Option<Arc<dyn Transport>>,
     daemon: Option<Child>,
@@ -266,15 +270,29 @@ struct Way {
 
 async fn way_in(machine: &Machine) -> Result<Way, Error> {
     let spec = machine.spec();
-    let Some(AgentSpec { channel, .. }) = spec.agent else {
-        if spec.shell != Some(ShellSpec::Backdoor) {
-            return Ok(Way::default());
-        }
+    let mut way = match &spec.agent {
+        Some(agent) => way_to_agent(machine, agent.channel).await?,
+        None => Way::default(),
+    };
+    if let Some(AgentSpec { source: AgentSource::OverShell(binary), channel }) = &spec.agent {
+        let reach = match channel {
+            Channel::Virtserial => Reach::Ports,
+            Channel::Vsock | Channel::VhostUserVsock => Reach::Vsock,
+        };
+        // The shell is the first way in; that of a serial console is there once the console is.
+        way.hand_over = way.transport.take().map(|transport| HandOver::new(binary, reach, transport));
+    }
+    if spec.first_shell() == Some(&ShellSpec::Backdoor) {
         let path = machine.lab_socket("shell")?;
         let transport = Listener::bind_anew(&path).map_err(Error::file("listening on", &path))?;
         let transport = transport.called(format!("the backdoor's virtio console at {}", path.display()));
-        return Ok(Way { console: Some(path), transport: Some(Arc::new(transport)), ..Way::default() });
-    };
+        way.console = Some(path);
+        way.transport = Some(Arc::new(transport));
+    }
+    Ok(way)
+}
+
+async fn way_to_agent(machine: &Machine, channel: Channel) -> Result<Way, Error> {
     match channel {
         Channel::Virtserial => {
             let port = |name: &str| {

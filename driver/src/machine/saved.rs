@@ -19,7 +19,7 @@ use crate::console::Stage;
 use crate::guest::{Guest, GuestOptions};
 use crate::poll::Backoff;
 use crate::qemu::{Memory, nic_id, quote};
-use crate::spec::{Boot, Channel, LabSpec, MachineSpec, NicBackend, NicSpec};
+use crate::spec::{AgentSource, AgentSpec, Boot, Channel, LabSpec, MachineSpec, NicBackend, NicSpec};
 
 /// What saving or loading one machine's state may take, before scaling: seconds, unless the disk is slow.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -68,6 +68,10 @@ impl MachineSpec {
         match &self.agent {
             None => {
                 Err(CheckpointError::Unfit { machine, why: "it has no agent that could be greeted anew" })
+            }
+            Some(AgentSpec { source: AgentSource::OverShell(_), .. }) => {
+                let why = "its agent came in over a shell, which can't be attached anew";
+                Err(CheckpointError::Unfit { machine, why })
             }
             Some(agent) if agent.channel == Channel::VhostUserVsock => {
                 let device = "vhost-user-vsock, by which its agent is reached".to_owned();
@@ -371,7 +375,6 @@ impl Instance {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::AgentSpec;
     use crate::spec::tests::machine;
 
     #[test]
@@ -392,7 +395,9 @@ mod tests {
                 .err()
                 .map(|error| error.to_string())
         };
-        let with = |channel| MachineSpec { agent: Some(AgentSpec { disk: None, channel }), ..machine("a") };
+        let from =
+            |source, channel| MachineSpec { agent: Some(AgentSpec { source, channel }), ..machine("a") };
+        let with = |channel| from(AgentSource::Image, channel);
         assert_eq!(told(with(Channel::Virtserial)), None);
         assert_eq!(told(with(Channel::Vsock)), None);
         let cant = "a can't be saved: QEMU has no way to save the state of its device";
@@ -403,5 +408,9 @@ mod tests {
         assert_eq!(told(fast).unwrap(), format!("{cant} eth1 (a fast NIC, vhost-user)"));
         let lone = "a can't be part of a checkpoint: it has no agent that could be greeted anew";
         assert_eq!(told(machine("a")).unwrap(), lone);
+        let carried = from(AgentSource::OverShell("/agent".into()), Channel::Virtserial);
+        let over_shell =
+            "a can't be part of a checkpoint: its agent came in over a shell, which can't be attached anew";
+        assert_eq!(told(carried).unwrap(), over_shell);
     }
 }

@@ -299,7 +299,7 @@ fn monitors_and_console(line: &mut CommandLine, wiring: &Wiring) {
 
 fn agent(line: &mut CommandLine, spec: &MachineSpec, wiring: &Wiring) {
     let Some(agent) = &spec.agent else { return };
-    if let Some(disk) = &agent.disk {
+    if let Some(disk) = agent.disk() {
         let drive = Opts::keyed("if", "none").set("id", "agentdisk").set("format", "raw");
         line.push("-drive", drive.set("readonly", "on").path("file", disk));
         let device = pci("virtio-blk-pci", "agentblk", 0x6).set("drive", "agentdisk");
@@ -333,12 +333,19 @@ fn agent(line: &mut CommandLine, spec: &MachineSpec, wiring: &Wiring) {
     }
 }
 
-/// The first virtio console: `hvc0` in the guest, on a controller of its own.
+/// The first virtio console: `hvc0` in the guest. It is beside the agent's ports if there are any, and else on a controller
+/// of its own, which has the place of the agent's disk: no disk brings an agent into a machine with a shell.
 fn backdoor(line: &mut CommandLine, spec: &MachineSpec, wiring: &Wiring) {
-    if spec.agent.is_some() || spec.shell != Some(ShellSpec::Backdoor) {
+    if spec.first_shell() != Some(&ShellSpec::Backdoor) {
         return;
     }
-    line.push("-device", pci("virtio-serial-pci", "vser0", 0x7));
+    match spec.agent.as_ref().map(|agent| agent.channel) {
+        Some(Channel::Virtserial) => {}
+        None => line.push("-device", pci("virtio-serial-pci", "vser0", 0x7)),
+        Some(Channel::Vsock | Channel::VhostUserVsock) => {
+            line.push("-device", pci("virtio-serial-pci", "vser0", 0x6));
+        }
+    }
     let chardev = match &wiring.plugs {
         Plugs::Driver { shell: Some(path), .. } => socket("shell0", path),
         _ => Opts::new("null").set("id", "shell0"),

@@ -65,7 +65,7 @@ pub(crate) fn arguments(spec: &MachineSpec, script: &StartScript, wiring: &Scrip
 /// As on the driver's own machines, at whatever place on the bus is free.
 fn agent(line: &mut CommandLine, spec: &MachineSpec, plugs: &Plugs) {
     let Some(agent) = &spec.agent else { return };
-    if let Some(disk) = &agent.disk {
+    if let Some(disk) = agent.disk() {
         let drive = Opts::keyed("if", "none").set("id", "rackless-agent").set("format", "raw");
         line.push("-drive", drive.set("readonly", "on").path("file", disk));
         let device = Opts::new("virtio-blk-pci").set("drive", "rackless-agent");
@@ -97,14 +97,16 @@ fn agent(line: &mut CommandLine, spec: &MachineSpec, plugs: &Plugs) {
 
 /// The first virtio console, as nixosTest's own driver gives it.
 fn backdoor(line: &mut CommandLine, spec: &MachineSpec, plugs: &Plugs) {
-    if spec.agent.is_some() || spec.shell != Some(ShellSpec::Backdoor) {
+    if spec.first_shell() != Some(&ShellSpec::Backdoor) {
         return;
     }
     let path = match plugs {
         Plugs::Driver { shell, .. } => shell.as_deref(),
         Plugs::ByHand => None,
     };
-    line.push("-device", Opts::new("virtio-serial-pci").set("id", "rackless-ports"));
+    if spec.agent.as_ref().is_none_or(|agent| agent.channel != Channel::Virtserial) {
+        line.push("-device", Opts::new("virtio-serial-pci").set("id", "rackless-ports"));
+    }
     line.push("-chardev", other_end("rackless-shell", path));
     line.push(
         "-device",
@@ -184,7 +186,7 @@ pub(crate) fn problem(spec: &MachineSpec, script: &StartScript) -> Option<String
 mod tests {
     use super::*;
     use crate::spec::tests::machine;
-    use crate::spec::{AgentSpec, Boot, DataDisk, NicBackend};
+    use crate::spec::{AgentSource, AgentSpec, Boot, DataDisk, NicBackend};
 
     fn spec(vlans: &[u16]) -> (MachineSpec, StartScript) {
         let env = BTreeMap::from([
@@ -192,7 +194,8 @@ mod tests {
             ("QEMU_KERNEL_PARAMS".to_owned(), "quiet".to_owned()),
         ]);
         let script = StartScript { program: "/nix/store/x/bin/run-a-vm".into(), vlans: vlans.into(), env };
-        let agent = AgentSpec { disk: Some("/images/agent.raw".into()), channel: Channel::Virtserial };
+        let agent =
+            AgentSpec { source: AgentSource::Disk("/images/agent.raw".into()), channel: Channel::Virtserial };
         let credentials = vec![("fstab.extra".to_owned(), b"x".to_vec())];
         let boot = Boot::Script(script.clone());
         (MachineSpec { boot, agent: Some(agent), credentials, ..machine("a") }, script)
@@ -255,7 +258,7 @@ mod tests {
             let env = BTreeMap::from([(name.to_owned(), String::new())]);
             assert!(refused(&|_, script| script.env = env.clone()).starts_with(name));
         }
-        let vsock = AgentSpec { disk: None, channel: Channel::VhostUserVsock };
+        let vsock = AgentSpec { source: AgentSource::Image, channel: Channel::VhostUserVsock };
         assert!(refused(&|spec, _| spec.agent = Some(vsock.clone())).contains("virtserialport"));
     }
 }

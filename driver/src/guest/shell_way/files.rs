@@ -102,7 +102,12 @@ impl ShellWay {
     }
 
     /// A command of the driver's own, which must succeed; its stdout.
-    async fn checked(&self, operation: &str, exec: Exec, limit: Duration) -> Result<Vec<u8>, GuestError> {
+    pub(super) async fn checked(
+        &self,
+        operation: &str,
+        exec: Exec,
+        limit: Duration,
+    ) -> Result<Vec<u8>, GuestError> {
         let output = self.run(exec, limit).await?;
         if output.status.success() {
             return Ok(output.stdout);
@@ -116,7 +121,7 @@ impl ShellWay {
     }
 
     /// Work on the host's files, on a thread that may wait.
-    async fn blocking<T: Send + 'static>(
+    pub(super) async fn blocking<T: Send + 'static>(
         &self,
         operation: &str,
         path: &Path,

@@ -4,11 +4,12 @@
 //! by itself is done by commands, and what it waits for is asked for again and again.
 
 mod files;
+mod hand_over;
 mod line;
 mod system;
 mod wait;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use agent_proto::hello::Identity;
@@ -17,8 +18,9 @@ use shell::{Options, Readiness, Shell};
 use tokio::sync::{Mutex, watch};
 
 use super::transport::Transport;
-use super::{Exec, Guest, GuestError, Lost, Output, Way};
+use super::{Exec, Guest, GuestError, Inner, Lost, Output, Way};
 
+pub use hand_over::{Carried, HandOver, NoHandOver, Reach};
 pub(crate) use line::ConsoleLine;
 
 /// A shell, and how to get it again.
@@ -31,6 +33,8 @@ pub(super) struct ShellWay {
     attaching: Mutex<()>,
     /// The shell, and which one it is.
     current: watch::Sender<(u64, Option<Shell>)>,
+    /// The agent that it handed over to.
+    agent: StdMutex<Option<Arc<Inner>>>,
 }
 
 impl Guest {
@@ -53,6 +57,7 @@ impl Guest {
             silence,
             attaching: Mutex::default(),
             current: watch::Sender::new((0, None)),
+            agent: StdMutex::default(),
         };
         way.attach(options.limit).await?;
         Ok(Self { way: Way::Shell(Arc::new(way)) })
@@ -63,6 +68,7 @@ impl ShellWay {
     /// Attaches anew; whatever ran over the shell of before is without one.
     pub(super) async fn attach(&self, limit: Duration) -> Result<(), GuestError> {
         let _attaching = self.attaching.lock().await;
+        self.set_agent(None);
         // The old one's tasks let go of the line.
         self.current.send_modify(|(number, shell)| {
             *number += 1;
@@ -89,6 +95,15 @@ impl ShellWay {
         let shell = Shell::attach(stream, options).await.map_err(from_shell)?;
         self.current.send_modify(|(_, current)| *current = Some(shell));
         Ok(())
+    }
+
+    /// The agent, once it has taken over.
+    pub(super) fn agent(&self) -> Option<Arc<Inner>> {
+        self.agent.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_agent(&self, agent: Option<Arc<Inner>>) {
+        *self.agent.lock().unwrap_or_else(PoisonError::into_inner) = agent;
     }
 
     pub(super) fn shell(&self, operation: &str) -> Result<Shell, GuestError> {

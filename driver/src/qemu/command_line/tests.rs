@@ -5,10 +5,10 @@ use std::time::Duration;
 use super::*;
 use crate::qemu::{SPARE_PORTS, Version};
 use crate::spec::tests::machine;
-use crate::spec::{AgentSpec, DataDisk, DiskSpec, Tuning};
+use crate::spec::{AgentSource, AgentSpec, DataDisk, DiskSpec, Tuning};
 
 fn with_agent(channel: Channel) -> MachineSpec {
-    let agent = AgentSpec { disk: Some("/images/agent.raw".into()), channel };
+    let agent = AgentSpec { source: AgentSource::Disk("/images/agent.raw".into()), channel };
     MachineSpec { agent: Some(agent), ..machine("server-1") }
 }
 
@@ -197,7 +197,7 @@ fn a_fast_nic_shares_the_memory_and_changes_nothing_else() {
 
 #[test]
 fn an_agent_inside_the_image_needs_no_disk() {
-    let inside = AgentSpec { disk: None, channel: Channel::Virtserial };
+    let inside = AgentSpec { source: AgentSource::Image, channel: Channel::Virtserial };
     let spec = MachineSpec { agent: Some(inside), ..machine("server-1") };
     let text = shell(&spec, &wiring(plugged()));
     assert!(!text.contains("agentdisk") && text.contains("name=rackless.agent"), "{text}");
@@ -269,4 +269,23 @@ fn a_backdoor_has_a_virtio_console_and_no_port_of_an_agent() {
     // The agent is the better way in where there is one.
     let both = MachineSpec { shell: Some(ShellSpec::Backdoor), ..with_agent(Channel::Virtserial) };
     assert!(!shell(&both, &wiring(plugged())).contains("virtconsole"));
+}
+
+#[test]
+fn an_agent_that_comes_over_the_backdoor_has_its_port_beside_it() {
+    let over_shell = |channel| {
+        let agent = AgentSpec { source: AgentSource::OverShell("/agent".into()), channel };
+        let spec =
+            MachineSpec { shell: Some(ShellSpec::Backdoor), agent: Some(agent), ..machine("server-1") };
+        shell(&spec, &wiring(plugged()))
+    };
+    let text = over_shell(Channel::Virtserial);
+    for part in ["virtconsole,bus=vser0.0,chardev=shell0", "name=rackless.agent", "name=rackless.journal"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    assert!(text.matches("virtio-serial-pci").count() == 1 && !text.contains("agentdisk"), "{text}");
+    // The place of the vsock device is that of the controller otherwise.
+    let text = over_shell(Channel::Vsock);
+    assert!(text.contains("virtio-serial-pci,id=vser0,bus=pcie.0,addr=0x6"), "{text}");
+    assert!(text.contains("vhost-vsock-pci,id=vsock0,bus=pcie.0,addr=0x7"), "{text}");
 }
