@@ -1,6 +1,7 @@
 //! The forwarding database: which MAC address was last seen on which port.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,69 @@ pub struct FdbEntry {
     pub age: Duration,
 }
 
+/// What an address is found by: 60 bits, hashed as one number.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Key {
+    vlan: VlanId,
+    mac: Mac,
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [a, b, c, d, e, f] = self.mac.0;
+        let [high, low] = self.vlan.get().to_be_bytes();
+        state.write_u64(u64::from_ne_bytes([high, low, a, b, c, d, e, f]));
+    }
+}
+
+/// Hashes a [`Key`] by one multiplication with secrets: each frame is looked up twice, and guests, which don't know the
+/// secrets, can't make up addresses that collide.
+#[derive(Clone)]
+struct Secrets {
+    add: u64,
+    multiply: u64,
+}
+
+impl Secrets {
+    fn new() -> Secrets {
+        let random = RandomState::new();
+        Secrets { add: random.hash_one(0), multiply: random.hash_one(1) | 1 }
+    }
+}
+
+impl BuildHasher for Secrets {
+    type Hasher = Mixer;
+
+    fn build_hasher(&self) -> Mixer {
+        Mixer { secrets: self.clone(), mixed: 0 }
+    }
+}
+
+struct Mixer {
+    secrets: Secrets,
+    mixed: u64,
+}
+
+impl Hasher for Mixer {
+    fn write_u64(&mut self, number: u64) {
+        let Secrets { add, multiply } = self.secrets;
+        let product = u128::from(self.mixed ^ number ^ add) * u128::from(multiply);
+        self.mixed = (product >> 64) as u64 ^ product as u64;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for part in bytes.chunks(8) {
+            let mut number = [0; 8];
+            number[..part.len()].copy_from_slice(part);
+            self.write_u64(u64::from_ne_bytes(number));
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.mixed
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Seen {
     port: PortId,
@@ -33,30 +97,30 @@ struct Seen {
 }
 
 pub(crate) struct Fdb {
-    entries: HashMap<(VlanId, Mac), Seen>,
+    entries: HashMap<Key, Seen, Secrets>,
     ageing: Duration,
 }
 
 impl Fdb {
     pub(crate) fn new(ageing: Duration) -> Fdb {
-        Fdb { entries: HashMap::new(), ageing }
+        Fdb { entries: HashMap::with_hasher(Secrets::new()), ageing }
     }
 
     /// Learns an address; a move from another port counts from this very frame on.
     pub(crate) fn learn(&mut self, vlan: VlanId, mac: Mac, port: PortId, now: Duration) {
         let full = self.entries.len() >= CAPACITY;
         let seen = Seen { port, at: now };
-        match self.entries.get_mut(&(vlan, mac)) {
+        match self.entries.get_mut(&Key { vlan, mac }) {
             Some(entry) => *entry = seen,
             None if full => {}
             None => {
-                self.entries.insert((vlan, mac), seen);
+                self.entries.insert(Key { vlan, mac }, seen);
             }
         }
     }
 
     pub(crate) fn lookup(&self, vlan: VlanId, mac: Mac, now: Duration) -> Option<PortId> {
-        let seen = self.entries.get(&(vlan, mac))?;
+        let seen = self.entries.get(&Key { vlan, mac })?;
         (now.saturating_sub(seen.at) <= self.ageing).then_some(seen.port)
     }
 
@@ -79,7 +143,7 @@ impl Fdb {
         let mut list: Vec<FdbEntry> = self
             .entries
             .iter()
-            .map(|((vlan, mac), seen)| FdbEntry {
+            .map(|(Key { vlan, mac }, seen)| FdbEntry {
                 vlan: *vlan,
                 mac: *mac,
                 port: seen.port,

@@ -107,6 +107,10 @@ impl Partitions {
         self.active.remove(&id)
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.active.is_empty()
+    }
+
     pub(crate) fn stops(&self, from: PortId, to: PortId, vlan: VlanId) -> bool {
         self.active.values().any(|spec| spec.stops(from, to, vlan))
     }

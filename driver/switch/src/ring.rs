@@ -80,22 +80,69 @@ impl fmt::Display for CapturedFrame {
     }
 }
 
+/// A captured frame as the ring has it: one line of the cache. Its number follows from its place, the name of its port
+/// from the port.
+#[derive(Clone)]
+pub(crate) struct Record {
+    at_ns: u64,
+    port: PortId,
+    direction: Direction,
+    /// Whether its bytes are those of the record before it, and charged there.
+    shared: bool,
+    dropped: Option<DropReason>,
+    vlan: Option<VlanId>,
+    bytes: Frame,
+}
+
+const _: () = assert!(size_of::<Record>() <= 72);
+
+impl Record {
+    pub(crate) fn new(
+        at: Duration,
+        port: PortId,
+        direction: Direction,
+        vlan: Option<VlanId>,
+        dropped: Option<DropReason>,
+        bytes: Frame,
+    ) -> Record {
+        let at_ns = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
+        Record { at_ns, port, direction, shared: false, dropped, vlan, bytes }
+    }
+
+    /// The whole of it, for who gives it a number and a name.
+    pub(crate) fn captured(&self, number: u64, port_name: Arc<str>) -> CapturedFrame {
+        CapturedFrame {
+            number,
+            at: self.at(),
+            port: self.port,
+            port_name,
+            direction: self.direction,
+            vlan: self.vlan,
+            dropped: self.dropped,
+            bytes: self.bytes.clone(),
+        }
+    }
+
+    fn at(&self) -> Duration {
+        Duration::from_nanos(self.at_ns)
+    }
+
+    fn charge(&self) -> usize {
+        if self.shared { OVERHEAD } else { OVERHEAD + self.bytes.len() }
+    }
+}
+
 /// What a record costs besides its frame's bytes, roughly.
-const OVERHEAD: usize = size_of::<CapturedFrame>() + 32;
+const OVERHEAD: usize = size_of::<Record>() + 32;
 
 /// How many frames may be without a place.
 const FRESH: usize = 256;
 
-struct Kept {
-    frame: CapturedFrame,
-    charge: usize,
-}
-
 /// The ring. The bytes of a frame that leaves by many ports are kept and charged once.
 pub(crate) struct Ring {
     /// What came since [`Ring::settle`], in memory that stays warm: no frame waits until its record has a place.
-    fresh: Vec<CapturedFrame>,
-    kept: VecDeque<Kept>,
+    fresh: Vec<Record>,
+    kept: VecDeque<Record>,
     bytes: usize,
     limit: usize,
     evicted: u64,
@@ -108,8 +155,8 @@ impl Ring {
     }
 
     /// Takes a frame. It can be read once [`Ring::settle`] was called.
-    pub(crate) fn push(&mut self, frame: CapturedFrame) {
-        self.fresh.push(frame);
+    pub(crate) fn push(&mut self, record: Record) {
+        self.fresh.push(record);
         if self.fresh.len() >= FRESH {
             self.settle();
         }
@@ -118,26 +165,33 @@ impl Ring {
     /// Gives frames that came their places, and evicts what has none any more.
     pub(crate) fn settle(&mut self) {
         let mut fresh = std::mem::take(&mut self.fresh);
-        fresh.drain(..).for_each(|frame| self.keep(frame));
+        fresh.drain(..).for_each(|record| self.keep(record));
         self.fresh = fresh;
     }
 
-    fn keep(&mut self, frame: CapturedFrame) {
-        let shared = self.kept.back().is_some_and(|last| last.frame.bytes.same(&frame.bytes));
-        let charge = if shared { OVERHEAD } else { OVERHEAD + frame.bytes.len() };
-        self.bytes += charge;
-        self.kept.push_back(Kept { frame, charge });
+    fn keep(&mut self, record: Record) {
+        let shared = self.kept.back().is_some_and(|last| last.bytes.same(&record.bytes));
+        let record = Record { shared, ..record };
+        self.bytes += record.charge();
+        self.kept.push_back(record);
         while self.bytes > self.limit {
             let Some(oldest) = self.kept.pop_front() else { break };
-            self.bytes -= oldest.charge;
+            self.bytes -= oldest.charge();
             self.evicted += 1;
-            self.evicted_until = Some(oldest.frame.at);
+            self.evicted_until = Some(oldest.at());
         }
     }
 
-    /// A copy that can be searched by another thread; frames' bytes are shared.
-    pub(crate) fn snapshot(&self) -> Snapshot {
-        Snapshot { frames: self.kept.iter().map(|kept| kept.frame.clone()).collect(), state: self.state() }
+    /// A copy that can be searched by another thread; frames' bytes are shared. `name` knows the names of ports.
+    pub(crate) fn snapshot(&self, name: impl Fn(PortId) -> Arc<str>) -> Snapshot {
+        let numbered = (self.evicted..).zip(&self.kept);
+        let frames = numbered.map(|(number, kept)| kept.captured(number, name(kept.port))).collect();
+        Snapshot { frames, state: self.state() }
+    }
+
+    /// How many frames it was given so far, which is the number of the next one.
+    pub(crate) fn given(&self) -> u64 {
+        self.evicted + (self.kept.len() + self.fresh.len()) as u64
     }
 
     pub(crate) fn state(&self) -> RingState {
@@ -173,17 +227,12 @@ impl Snapshot {
 mod tests {
     use super::*;
 
-    fn frame(number: u64, bytes: &Frame) -> CapturedFrame {
-        CapturedFrame {
-            number,
-            at: Duration::from_millis(number),
-            port: PortId(0),
-            port_name: "p".into(),
-            direction: Direction::In,
-            vlan: None,
-            dropped: None,
-            bytes: bytes.clone(),
-        }
+    fn frame(number: u64, bytes: &Frame) -> Record {
+        Record::new(Duration::from_millis(number), PortId(0), Direction::In, None, None, bytes.clone())
+    }
+
+    fn snapshot(ring: &Ring) -> Snapshot {
+        ring.snapshot(|_| "p".into())
     }
 
     #[test]
@@ -194,7 +243,9 @@ mod tests {
         }
         ring.settle();
         assert_eq!((ring.kept.len(), ring.evicted), (10, 15));
-        let snapshot = ring.snapshot();
+        let snapshot = snapshot(&ring);
+        let numbers: Vec<u64> = snapshot.frames.iter().map(|frame| frame.number).collect();
+        assert_eq!((numbers, ring.given()), ((15..25).collect(), 25));
         let since = |ms| FrameFilter::new().since(Duration::from_millis(ms));
         assert_eq!(snapshot.lost_to(&FrameFilter::new()), Some(Duration::from_millis(14)));
         assert_eq!(
@@ -212,7 +263,7 @@ mod tests {
         ring.push(frame(3, &Frame::new(&[0; 100])));
         ring.settle();
         assert_eq!((ring.kept.len(), ring.bytes), (0, 0));
-        assert_eq!(ring.snapshot().lost_to(&FrameFilter::new()), Some(Duration::from_millis(3)));
+        assert_eq!(snapshot(&ring).lost_to(&FrameFilter::new()), Some(Duration::from_millis(3)));
     }
 
     #[test]

@@ -109,6 +109,9 @@ impl Forwarder {
 
     /// Whether a partition stops frames between two wires: one that names them, or the bundles that they are in.
     pub(crate) fn is_partitioned(&self, from: PortId, to: PortId, vlan: VlanId) -> bool {
+        if self.partitions.is_empty() {
+            return false;
+        }
         let stops = |from, to| self.partitions.stops(from, to, vlan);
         let (logical_from, logical_to) = (self.logical(from), self.logical(to));
         stops(from, to)

@@ -151,7 +151,7 @@ impl Worker {
         self.catch_up();
         let state = |(id, bundle): (&PortId, &Bundle)| {
             let member = |(id, number): &(PortId, u16)| {
-                let name = self.ports.get(id)?.name.to_string();
+                let name = self.ports.get(*id)?.name.to_string();
                 Some(MemberState { id: *id, name, lacp: bundle.aggregator.status(*number)? })
             };
             Some(BundleState {
@@ -246,7 +246,7 @@ impl Worker {
         let name = Arc::clone(&bundle.name);
         for (port, left) in changes {
             self.forwarder.set_active(port, left.is_none());
-            let port_name = self.ports.get(&port).map(|port| port.name.to_string()).unwrap_or_default();
+            let port_name = self.ports.get(port).map(|port| port.name.to_string()).unwrap_or_default();
             let (bundle, bundle_name) = (id, name.to_string());
             self.tell(match left {
                 None => EventKind::MemberJoined { bundle, bundle_name, port, port_name },
@@ -276,7 +276,7 @@ impl Worker {
         Err(Error::InBundle {
             switch: self.name.to_string(),
             operation,
-            port: name(self.ports.get(&id).map(|port| &port.name)),
+            port: name(self.ports.get(id).map(|port| &port.name)),
             bundle: name(self.bundles.name(bundle)),
         })
     }

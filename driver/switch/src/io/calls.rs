@@ -71,13 +71,13 @@ impl Worker {
     pub(super) fn drop_port(&mut self, id: PortId, name: String) {
         self.leave_bundle(id);
         self.discard_delayed(id, DropReason::PortRemoved);
-        let queued = self.ports.get(&id).map_or(0, |port| port.queue().frames);
+        let queued = self.ports.get(id).map_or(0, |port| port.queue().frames);
         self.count(id, |tx| tx.drop(DropReason::PortRemoved, queued));
         let counters = self.forwarder.counters(id).cloned().unwrap_or_default();
         // While it still has a name.
         self.forwarder.set_link(id, false);
         self.lldp_links();
-        self.ports.remove(&id);
+        self.ports.remove(id);
         self.forwarder.remove_port(id);
         self.tell(EventKind::PortRemoved { port: id, name, counters });
     }
@@ -105,7 +105,7 @@ impl Worker {
         if !up {
             for wire in self.wires(id) {
                 self.discard_delayed(wire, DropReason::AdminDown);
-                let queued = self.ports.get_mut(&wire).map_or(0, IoPort::clear);
+                let queued = self.ports.get_mut(wire).map_or(0, IoPort::clear);
                 self.count(wire, |tx| tx.drop(DropReason::AdminDown, queued));
             }
         }
@@ -148,18 +148,18 @@ impl Worker {
         self.catch_up();
         let states = self.ports.iter().filter_map(|(id, port)| {
             Some(PortState {
-                id: *id,
+                id,
                 name: port.name.to_string(),
-                mode: self.forwarder.mode(*id)?.clone(),
-                bundle: self.forwarder.bundle_of(*id),
-                admin: self.forwarder.admin(*id)?,
+                mode: self.forwarder.mode(id)?.clone(),
+                bundle: self.forwarder.bundle_of(id),
+                admin: self.forwarder.admin(id)?,
                 connected: port.is_connected(),
                 socket: port.listener.as_ref().map(|listener| listener.path.clone()),
                 fast: port.fast.as_ref().map(|fast| fast.state().clone()),
                 queue: port.queue(),
-                delayed: self.shaper.load(*id),
-                counters: self.forwarder.counters(*id)?.clone(),
-                neighbours: self.neighbours(*id),
+                delayed: self.shaper.load(id),
+                counters: self.forwarder.counters(id)?.clone(),
+                neighbours: self.neighbours(id),
             })
         });
         states.collect()
@@ -210,7 +210,7 @@ impl Worker {
             self.captured_ports(operation, ports)?;
         }
         self.catch_up();
-        Ok(self.ring.snapshot())
+        Ok(self.ring.snapshot(|id| self.ports.name(id)))
     }
 
     pub(crate) fn add_capture(&mut self, ports: &[String], capture: Capture) -> Result<CaptureId, Error> {
@@ -254,7 +254,7 @@ impl Worker {
 
     pub(crate) fn socket_path(&self, id: PortId) -> Result<PathBuf, Error> {
         let operation = "find a port's socket";
-        let port = self.ports.get(&id).ok_or_else(|| self.unknown(operation, id))?;
+        let port = self.ports.get(id).ok_or_else(|| self.unknown(operation, id))?;
         match &port.listener {
             Some(listener) => Ok(listener.path.clone()),
             None => Err(self.of_uplink(operation, id)),
@@ -262,7 +262,7 @@ impl Worker {
     }
 
     pub(super) fn name_of(&self, operation: &'static str, id: PortId) -> Result<String, Error> {
-        let port = self.ports.get(&id).ok_or_else(|| self.unknown(operation, id))?;
+        let port = self.ports.get(id).ok_or_else(|| self.unknown(operation, id))?;
         Ok(port.name.to_string())
     }
 
@@ -275,7 +275,7 @@ impl Worker {
     }
 
     pub(super) fn has_port_named(&self, name: &str) -> bool {
-        let mut names = self.ports.values().map(|port| &port.name).chain(self.bundles.names());
+        let mut names = self.ports.iter().map(|(_, port)| &port.name).chain(self.bundles.names());
         names.any(|other| **other == *name)
     }
 

@@ -96,16 +96,16 @@ impl FastPort {
 
 impl Worker {
     pub(super) fn fast(&mut self, id: PortId) -> Option<&mut FastPort> {
-        self.ports.get_mut(&id)?.fast.as_mut()
+        self.ports.get_mut(id)?.fast.as_mut()
     }
 
     fn is_fast(&self, id: PortId) -> bool {
-        self.ports.get(&id).is_some_and(|port| port.fast.is_some())
+        self.ports.get(id).is_some_and(|port| port.fast.is_some())
     }
 
     /// Makes the socket the port's connection. Frames pass once both sides have agreed on how.
     pub(super) fn connect_fast(&mut self, id: PortId, socket: UnixStream) {
-        let name = self.ports.get(&id).map(|port| port.name.to_string()).unwrap_or_default();
+        let name = self.ports.get(id).map(|port| port.name.to_string()).unwrap_or_default();
         let session = match Session::new(socket) {
             Ok(session) => session,
             Err(error) => return self.tell(EventKind::AcceptFailed { port: id, name, error }),
@@ -133,24 +133,22 @@ impl Worker {
         if let Some(counters) = self.forwarder.counters_mut(id).filter(|_| why == CloseReason::Replaced) {
             counters.replaced += 1;
         }
-        let name = self.ports.get(&id).map(|port| port.name.to_string()).unwrap_or_default();
+        let name = self.ports.get(id).map(|port| port.name.to_string()).unwrap_or_default();
         self.tell(EventKind::Disconnected { port: id, name, why });
         self.fast_changed(id);
     }
 
-    /// Goes on where a guest had more to send than its turn allowed.
-    pub(super) fn read_fast_on(&mut self) {
-        let has_more = |fast: &FastPort| fast.has_more();
-        let ids: Vec<PortId> = self
-            .ports
-            .iter()
-            .filter(|(_, port)| port.fast.as_ref().is_some_and(has_more))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in ids {
-            self.read_rings(id, 1);
-            self.flush_above(EARLY_FLUSH);
+    /// Goes on where a guest had more to send than its turn allowed. False if none had.
+    pub(super) fn read_fast_on(&mut self) -> bool {
+        let mut had = false;
+        for id in (0..self.ports.end()).map(PortId) {
+            if self.fast(id).is_some_and(|fast| fast.has_more()) {
+                had = true;
+                self.read_rings(id, 1);
+                self.flush_above(EARLY_FLUSH);
+            }
         }
+        had
     }
 
     /// Does what the front end asks for and forwards what the guest sends, at most `reads` batches of it.
@@ -179,8 +177,9 @@ impl Worker {
     /// Forwards what the guest sends, at most `reads` batches of it, and fills its buffers.
     fn read_rings(&mut self, id: PortId, reads: usize) {
         let mut frames = std::mem::take(&mut self.received);
+        self.fast_intake.rewind();
         for _ in 0..reads {
-            let Some(fast) = self.ports.get_mut(&id).and_then(|port| port.fast.as_mut()) else { break };
+            let Some(fast) = self.ports.get_mut(id).and_then(|port| port.fast.as_mut()) else { break };
             let Some(session) = fast.session.as_mut() else { break };
             let quiet = session.receive(BATCH, &mut self.fast_intake, &mut frames);
             let broken = session.broken().is_some();
@@ -213,7 +212,7 @@ impl Worker {
 
     /// Whether frames pass may have changed: the port's link follows, and is told.
     fn fast_changed(&mut self, id: PortId) {
-        let Some(port) = self.ports.get_mut(&id) else { return };
+        let Some(port) = self.ports.get_mut(id) else { return };
         let Some(fast) = port.fast.as_mut() else { return };
         let session = fast.session.as_ref();
         let running = session.is_some_and(Session::is_running);
@@ -302,7 +301,7 @@ impl Worker {
 
     /// That frames of this port can be looked at and changed.
     pub(super) fn not_fast(&self, operation: &'static str, id: PortId) -> Result<(), Error> {
-        match self.ports.get(&id) {
+        match self.ports.get(id) {
             Some(port) if port.fast.is_some() => {
                 Err(Error::FastPort { switch: self.name.to_string(), operation, port: port.name.to_string() })
             }
@@ -314,7 +313,7 @@ impl Worker {
     pub(super) fn captured_ports(&self, operation: &'static str, names: &[String]) -> Result<(), Error> {
         let asked = |name: &str| names.is_empty() || names.iter().any(|other| other == name);
         let ids: Vec<PortId> =
-            self.ports.iter().filter(|(_, port)| asked(&port.name)).map(|(id, _)| *id).collect();
+            self.ports.iter().filter(|(_, port)| asked(&port.name)).map(|(id, _)| id).collect();
         ids.into_iter().try_for_each(|id| self.not_fast(operation, id))
     }
 }

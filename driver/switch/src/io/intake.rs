@@ -117,6 +117,13 @@ impl Intake {
         frame
     }
 
+    /// Goes back to the beginning of the chunk if nobody holds any of it: the next frames find memory that is in the
+    /// caches.
+    pub(crate) fn rewind(&mut self) {
+        // If not, it is used on from where it is.
+        let _alone = self.open.try_reclaim(CHUNK);
+    }
+
     /// Room for so many bytes.
     fn take(&mut self, needed: usize) -> BytesMut {
         if self.open.capacity() < needed {

@@ -45,7 +45,7 @@ impl Worker {
     /// The link or the admin state of any port or bundle may have changed.
     pub(super) fn lldp_links(&mut self) {
         let Some(lldp) = &mut self.lldp else { return };
-        let up: Vec<PortId> = self.ports.keys().copied().filter(|id| self.forwarder.is_up(*id)).collect();
+        let up: Vec<PortId> = self.ports.ids().filter(|id| self.forwarder.is_up(*id)).collect();
         let mut changes = Vec::new();
         lldp.agent.links(&up, self.clock.now(), &mut changes);
         self.tell_changes(changes);
@@ -55,10 +55,9 @@ impl Worker {
     pub(super) fn lldp_changed(&mut self, id: PortId) {
         let now = self.clock.now();
         let Some(lldp) = &mut self.lldp else { return };
-        for port in
-            self.ports.keys().filter(|port| **port == id || self.forwarder.bundle_of(**port) == Some(id))
+        for port in self.ports.ids().filter(|port| *port == id || self.forwarder.bundle_of(*port) == Some(id))
         {
-            lldp.agent.changed(*port, now);
+            lldp.agent.changed(port, now);
         }
     }
 
@@ -101,7 +100,7 @@ impl Worker {
     /// Sends what a port says of itself, out of that port alone. It holds as long as the configuration says, unless said
     /// otherwise, in seconds.
     fn speak(&mut self, id: PortId, ttl: Option<u16>, now: Duration) {
-        let (Some(lldp), Some(port)) = (&self.lldp, self.ports.get(&id)) else { return };
+        let (Some(lldp), Some(port)) = (&self.lldp, self.ports.get(id)) else { return };
         let logical = self.forwarder.bundle_of(id).unwrap_or(id);
         let Some(mode) = self.forwarder.mode(logical) else { return };
         let system = self.system();
@@ -131,7 +130,7 @@ impl Worker {
                 Change::Found(port, neighbour) => (true, port, neighbour),
                 Change::Gone(port, neighbour) => (false, port, neighbour),
             };
-            let name = self.ports.get(&port).map(|port| port.name.to_string()).unwrap_or_default();
+            let name = self.ports.get(port).map(|port| port.name.to_string()).unwrap_or_default();
             let Lldpdu { chassis, port: its_port, system_name, .. } = neighbour.says;
             self.tell(if found {
                 EventKind::NeighbourFound { port, name, chassis, its_port, system_name }

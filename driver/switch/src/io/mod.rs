@@ -13,9 +13,11 @@ mod impair;
 mod intake;
 mod interface;
 mod lldp;
+mod pace;
 mod packet;
 mod poll;
 mod port;
+mod ports;
 mod queue;
 mod uplinks;
 mod vde;
@@ -26,6 +28,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime};
 
+use nix::sys::prctl::set_timerslack;
 use rustix::io::ioctl_fionread;
 use tokio::sync::broadcast;
 
@@ -33,10 +36,12 @@ use self::bundles::Bundles;
 pub(crate) use self::intake::Intake;
 pub(crate) use self::interface::{Nic, TapDevice};
 use self::lldp::Lldp;
+use self::pace::Pace;
 use self::packet::PACKET_BUFFER;
 pub(crate) use self::packet::Tunnel;
 use self::poll::{Ready, Source};
-use self::port::{Connection, IoPort, Wire};
+use self::port::{Connection, Wire};
+use self::ports::Ports;
 pub(crate) use self::uplinks::Opened;
 use self::uplinks::Uplinks;
 pub(crate) use self::vde::VdeServer;
@@ -47,7 +52,7 @@ use crate::forwarder::{Egress, Forwarder, PortId};
 use crate::frame::{Form, Frame};
 use crate::impair::{Fate, Shaper};
 use crate::offload::Offload;
-use crate::ring::{CapturedFrame, Direction, Ring};
+use crate::ring::{Direction, Record, Ring};
 use crate::stream::BadLength;
 use crate::tap::Tap;
 use crate::vhost::Received;
@@ -98,13 +103,12 @@ pub(crate) struct Worker {
     name: Arc<str>,
     clock: Clock,
     forwarder: Forwarder,
-    ports: BTreeMap<PortId, IoPort>,
+    ports: Ports,
     bundles: Bundles,
     lldp: Option<Lldp>,
     /// The names of all ports that there ever were: a question about any other is a mistake.
     names: Vec<Arc<str>>,
     ring: Ring,
-    captured: u64,
     captures: BTreeMap<CaptureId, Capture>,
     next_capture: u64,
     taps: Vec<Tap>,
@@ -118,6 +122,7 @@ pub(crate) struct Worker {
     uplinks: Uplinks,
     packet: Box<[u8]>,
     received: Vec<Received>,
+    pace: Pace,
     stopping: bool,
 }
 
@@ -135,12 +140,11 @@ impl Worker {
             name,
             clock,
             forwarder: Forwarder::new(mac_ageing),
-            ports: BTreeMap::new(),
+            ports: Ports::default(),
             bundles: Bundles::default(),
             lldp: None,
             names: Vec::new(),
             ring: Ring::new(ring_bytes),
-            captured: 0,
             captures: BTreeMap::new(),
             next_capture: 0,
             taps: Vec::new(),
@@ -154,16 +158,23 @@ impl Worker {
             uplinks: Uplinks::default(),
             packet: vec![0; PACKET_BUFFER].into(),
             received: Vec::new(),
+            pace: Pace::default(),
             stopping: false,
         }
     }
 
     /// Runs until a command says stop, or until no handle is left. `wake` is readable whenever there may be a command.
     pub(crate) fn run(mut self, commands: &mpsc::Receiver<Command>, mut wake: UnixStream) -> io::Result<()> {
+        // By default timers are 50 µs late, which is more than the rests of `Pace`.
+        if let Err(errno) = set_timerslack(1) {
+            tracing::debug!(%errno, "the switch's timers are as late as any thread's");
+        }
         let mut housekeeping = HOUSEKEEPING;
         while !self.stopping {
+            self.rest(&wake)?;
             // Nothing is to be kept tidy while nothing happens.
             let (woken, ready) = self.wait(&wake, self.shaper.next_due())?;
+            let began = self.clock.now();
             self.release();
             if woken {
                 let awake = wake.read(&mut [0; 64]);
@@ -174,7 +185,9 @@ impl Worker {
             }
             let readers = ready.iter().filter(|ready| ready.read).count();
             let share = (READ_OF_ALL / readers.max(1)).max(READ_AT_LEAST);
-            self.read_fast_on();
+            if self.read_fast_on() || !ready.is_empty() {
+                self.pace.worked(began);
+            }
             for Ready { source, read, write } in ready {
                 match source {
                     Source::Listener(port) => self.accept(port),
@@ -220,7 +233,7 @@ impl Worker {
     /// dead, and this may be seen before the old one's end is.
     fn accept(&mut self, id: PortId) {
         for _ in 0..ACCEPTS {
-            let Some(port) = self.ports.get_mut(&id) else { return };
+            let Some(port) = self.ports.get_mut(id) else { return };
             match port.accept() {
                 Ok(None) => return,
                 Ok(Some(socket)) => self.connect(id, socket),
@@ -238,7 +251,7 @@ impl Worker {
     fn connect(&mut self, id: PortId, socket: UnixStream) {
         self.read_all(id);
         self.close(id, CloseReason::Replaced);
-        let Some(port) = self.ports.get_mut(&id) else { return };
+        let Some(port) = self.ports.get_mut(id) else { return };
         if port.fast.is_some() {
             return self.connect_fast(id, socket);
         }
@@ -264,7 +277,7 @@ impl Worker {
 
     /// Ends the port's connection, if it has one.
     fn close(&mut self, id: PortId, why: CloseReason) {
-        let Some(port) = self.ports.get_mut(&id) else { return };
+        let Some(port) = self.ports.get_mut(id) else { return };
         if port.fast.is_some() {
             return self.close_fast(id, why);
         }
@@ -307,7 +320,7 @@ impl Worker {
             return self.read_fast(id, 1);
         }
         for _ in 0..reads {
-            let Some(connection) = self.ports.get_mut(&id).and_then(|port| port.connection.as_mut()) else {
+            let Some(connection) = self.ports.get_mut(id).and_then(|port| port.connection.as_mut()) else {
                 return;
             };
             let Wire::Stream { socket, rest } = &mut connection.wire else {
@@ -344,7 +357,7 @@ impl Worker {
     /// that waits in many places is still one.
     fn copy_out(&mut self) {
         let mut copies: HashMap<*const u8, Frame> = HashMap::new();
-        let waiting = self.ports.values_mut().flat_map(IoPort::waiting).chain(self.shaper.waiting());
+        let waiting = self.ports.iter_mut().flat_map(|(_, port)| port.waiting()).chain(self.shaper.waiting());
         for frame in waiting.filter(|frame| frame.is_chunked()) {
             let copy = copies.entry(frame.wire().as_ptr()).or_insert_with(|| frame.copied_out());
             *frame = copy.clone();
@@ -379,10 +392,11 @@ impl Worker {
     }
 
     fn enqueue(&mut self, to: PortId, vlan: Option<VlanId>, frame: &Frame, now: Duration) {
-        if self.fast(to).is_some() {
+        let port = self.ports.get_mut(to);
+        if port.as_ref().is_some_and(|port| port.fast.is_some()) {
             return self.enqueue_fast(to, frame, Offload::NONE);
         }
-        let reason = match self.connection(to) {
+        let reason = match port.and_then(|port| port.connection.as_mut()) {
             Some(connection) => (!connection.queue.push(frame.clone())).then_some(DropReason::QueueFull),
             None => Some(DropReason::Disconnected),
         };
@@ -403,33 +417,22 @@ impl Worker {
         at: Duration,
     ) {
         // A vhost-user port is fast because nobody looks at its frames.
-        let Some(port) = self.ports.get(&id).filter(|port| port.fast.is_none()) else { return };
-        let captured = CapturedFrame {
-            number: self.captured,
-            at,
-            port: id,
-            port_name: Arc::clone(&port.name),
-            direction,
-            vlan,
-            dropped,
-            bytes: frame.clone(),
-        };
-        self.captured += 1;
-        for capture in self.captures.values_mut() {
-            capture.offer(&captured);
+        let Some(port) = self.ports.get(id).filter(|port| port.fast.is_none()) else { return };
+        let record = Record::new(at, id, direction, vlan, dropped, frame.clone());
+        if !self.captures.is_empty() || !self.taps.is_empty() {
+            let captured = record.captured(self.ring.given(), Arc::clone(&port.name));
+            self.captures.values_mut().for_each(|capture| capture.offer(&captured));
+            self.taps.iter_mut().for_each(|tap| tap.offer(&captured));
         }
-        for tap in &mut self.taps {
-            tap.offer(&captured);
-        }
-        self.ring.push(captured);
+        self.ring.push(record);
     }
 
     /// Writes every queue that holds more than `bytes`.
     fn flush_above(&mut self, bytes: usize) {
-        let full = |port: &IoPort| port.queue().bytes > bytes as u64;
-        let ids: Vec<PortId> = self.ports.iter().filter(|(_, port)| full(port)).map(|(id, _)| *id).collect();
-        for id in ids {
-            self.flush(id);
+        for id in (0..self.ports.end()).map(PortId) {
+            if self.ports.get(id).is_some_and(|port| port.queue().bytes > bytes as u64) {
+                self.flush(id);
+            }
         }
     }
 
@@ -455,8 +458,7 @@ impl Worker {
     /// Reads all that peers have sent so far, so that an answer does not miss a frame that was sent before the question.
     pub(crate) fn catch_up(&mut self) {
         self.release();
-        let ids: Vec<PortId> = self.ports.keys().copied().collect();
-        for id in ids {
+        for id in (0..self.ports.end()).map(PortId) {
             self.accept(id);
             self.read_all(id);
             self.flush_above(EARLY_FLUSH);
@@ -469,7 +471,7 @@ impl Worker {
     }
 
     fn connection(&mut self, id: PortId) -> Option<&mut Connection> {
-        self.ports.get_mut(&id)?.connection.as_mut()
+        self.ports.get_mut(id)?.connection.as_mut()
     }
 
     fn tell(&self, kind: EventKind) {

@@ -31,6 +31,20 @@ pub(super) struct Ready {
 }
 
 impl Worker {
+    /// Leaves the ports alone if they were looked at too often of late: only a call or something that is due ends that.
+    pub(super) fn rest(&self, wake: &UnixStream) -> io::Result<()> {
+        let rest = self.pace.rest();
+        let until = self.shaper.next_due().map_or(rest, |due| due.min(rest));
+        let pause = until.saturating_sub(self.clock.now());
+        if pause.is_zero() {
+            return Ok(());
+        }
+        match ppoll(&mut [PollFd::new(wake.as_fd(), PollFlags::POLLIN)], Some(pause.into()), None) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
     /// Waits until there is something to do, or until `until`; as long as it takes if nothing is due.
     pub(super) fn wait(
         &mut self,
@@ -40,17 +54,17 @@ impl Worker {
         let now = self.clock.now();
         let dues = self.bundles.due.into_iter().chain(self.lldp_due()).chain(self.uplinks.due(now));
         let mut until = dues.chain(until).min();
-        let mut polled = Vec::with_capacity(1 + 2 * self.ports.len());
-        let mut owners = Vec::with_capacity(2 * self.ports.len());
+        let mut polled = Vec::with_capacity(1 + 2 * self.ports.end() as usize);
+        let mut owners = Vec::with_capacity(2 * self.ports.end() as usize);
         polled.push(PollFd::new(wake.as_fd(), PollFlags::POLLIN));
-        for (id, port) in &mut self.ports {
+        for (id, port) in self.ports.iter_mut() {
             port.muted_until = port.muted_until.filter(|muted| *muted > now);
             match port.muted_until {
                 Some(muted) => until = Some(until.map_or(muted, |until| until.min(muted))),
                 None => {
                     if let Some(listener) = &port.listener {
                         polled.push(PollFd::new(listener.socket.as_fd(), PollFlags::POLLIN));
-                        owners.push(Source::Listener(*id));
+                        owners.push(Source::Listener(id));
                     }
                 }
             }
@@ -58,16 +72,16 @@ impl Worker {
                 let mut interest = PollFlags::POLLIN;
                 interest.set(PollFlags::POLLOUT, !connection.queue.is_empty());
                 polled.push(PollFd::new(connection.fd(), interest));
-                owners.push(Source::Peer(*id));
+                owners.push(Source::Peer(id));
             }
             if let Some(fast) = &port.fast {
                 if let Some(fd) = fast.socket() {
                     polled.push(PollFd::new(fd, PollFlags::POLLIN));
-                    owners.push(Source::Peer(*id));
+                    owners.push(Source::Peer(id));
                 }
                 for (ring, fd) in fast.kicks() {
                     polled.push(PollFd::new(fd, PollFlags::POLLIN));
-                    owners.push(Source::Ring(*id, ring));
+                    owners.push(Source::Ring(id, ring));
                 }
                 if fast.has_more() {
                     until = Some(now);

@@ -164,7 +164,7 @@ impl Worker {
 
     fn unplug(&mut self, id: PortId) {
         self.read_all(id);
-        let name = self.ports.get(&id).map(|port| port.name.to_string()).unwrap_or_default();
+        let name = self.ports.get(id).map(|port| port.name.to_string()).unwrap_or_default();
         self.drop_port(id, name);
     }
 
@@ -172,7 +172,7 @@ impl Worker {
     pub(super) fn read_packets(&mut self, id: PortId) -> bool {
         let now = self.clock.now();
         for _ in 0..PACKETS {
-            let port = self.ports.get_mut(&id);
+            let port = self.ports.get_mut(id);
             let Some(Wire::Packets(io)) =
                 port.and_then(|port| port.connection.as_mut()).map(|peer| &mut peer.wire)
             else {
@@ -220,7 +220,7 @@ impl Worker {
                 let ports = &self.ports;
                 let is_free = |number: u8| {
                     let name = client_name(&name, number);
-                    !ports.values().any(|port| *port.name == *name)
+                    !ports.iter().any(|(_, port)| *port.name == *name)
                 };
                 match server.read(serial, is_free) {
                     Outcome::Pending => {}
@@ -294,7 +294,7 @@ impl Worker {
     }
 
     pub(super) fn of_uplink(&self, operation: &'static str, id: PortId) -> Error {
-        let port = self.ports.get(&id).map(|port| port.name.to_string()).unwrap_or_default();
+        let port = self.ports.get(id).map(|port| port.name.to_string()).unwrap_or_default();
         Error::OfUplink { switch: self.name.to_string(), operation, port }
     }
 

@@ -1,7 +1,8 @@
 //! A virtqueue (virtio 1.3, 2.7): buffers of the guest, filled or read, and given back.
 //!
-//! The crate `virtio-queue` finds the buffers. They are given back here, since all buffers of one frame have to be seen
-//! by the guest at once (5.1.6.4), and the crate gives back one at a time.
+//! The crate `virtio-queue` keeps where a ring is and how far it has come. Buffers are found and given back by
+//! [`super::buffers`]: all buffers of one frame have to be seen by the guest at once (5.1.6.4), and the crate gives back
+//! one at a time.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -10,9 +11,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{Ordering, fence};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use virtio_queue::{Queue, QueueOwnedT, QueueT, Reader};
-use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+use virtio_queue::{Queue, QueueT};
+use vm_memory::{GuestAddress, GuestMemoryMmap};
 
+use super::buffers::{Cursor, Filled, Parts, Piece};
 use crate::counters::DropReason;
 use crate::frame::{Frame, MAX_FRAME, MIN_FRAME};
 use crate::io::Intake;
@@ -147,123 +149,115 @@ impl Ring {
         intake: &mut Intake,
         frames: &mut Vec<Received>,
     ) -> Result<bool, Broken> {
+        let parts = Parts::of(&self.queue, memory)?;
         let (mut done, mut quiet) = (std::mem::take(&mut self.done), false);
+        let mut pieces = Vec::new();
+        let mut next = Wrapping(self.queue.next_avail());
         while done.len() < most && !quiet {
-            let Some((head, chain)) = self.next(memory)? else {
+            let given = usize::from(parts.given(next)?);
+            if given == 0 {
                 if !done.is_empty() {
                     break;
                 }
                 // Asked again if so: the guest may have sent before it knew that it should tell.
                 quiet = !self.queue.enable_notification(memory).map_err(|e| e.to_string())?;
                 continue;
-            };
-            let reader = chain.reader::<()>(memory);
-            let reader = reader.map_err(|_| DropReason::BadDescriptor);
-            frames.push(reader.and_then(|reader| read(reader, layout.header, intake)));
-            done.push((head, 0));
+            }
+            for _ in 0..given.min(most - done.len()) {
+                let head = parts.head(next)?;
+                pieces.clear();
+                let length = parts.buffer(head, Filled::ByGuest, &mut pieces);
+                frames.push(length.and_then(|length| read(&pieces, length, layout.header, intake)));
+                done.push((head, 0));
+                next += 1;
+            }
+            self.queue.set_next_avail(next.0);
         }
-        self.give_back(memory, &done)?;
+        self.give_back(&parts, &done)?;
         done.clear();
         self.done = done;
         Ok(quiet)
     }
 
-    /// Writes a frame into the guest's buffers: how many it filled, or `None` if the guest has too few at present.
-    pub(super) fn send(
+    /// Writes frames into the guest's buffers, in order, and appends what became of each to `results`. Fewer of them than
+    /// frames mean that the guest has too few buffers for the next one.
+    pub(super) fn send<'f>(
         &mut self,
         memory: &GuestMemoryMmap,
         layout: Layout,
-        frame: &Frame,
-        offload: Offload,
-        filled: &mut Vec<(u16, u32)>,
-    ) -> Result<Option<Result<(), DropReason>>, Broken> {
-        let start = self.queue.next_avail();
-        let needed = layout.header + frame.len();
-        let (mut buffers, mut room) = (Vec::new(), 0);
-        while room < needed && (layout.mergeable || buffers.is_empty()) {
-            let Some((head, chain)) = self.next(memory)? else {
-                // Asked again: the guest may have added buffers before it knew that it should tell.
-                if self.queue.enable_notification(memory).map_err(|e| e.to_string())? {
-                    continue;
+        frames: impl Iterator<Item = &'f (Frame, Offload)>,
+        results: &mut Vec<Result<(), DropReason>>,
+    ) -> Result<(), Broken> {
+        let parts = Parts::of(&self.queue, memory)?;
+        let (mut done, mut pieces, mut buffers) = (std::mem::take(&mut self.done), Vec::new(), Vec::new());
+        let mut given = parts.given(Wrapping(self.queue.next_avail()))?;
+        for (frame, offload) in frames {
+            let start = Wrapping(self.queue.next_avail());
+            let (mut next, mut room) = (start, 0);
+            let needed = layout.header + frame.len();
+            pieces.clear();
+            buffers.clear();
+            while room < needed && (layout.mergeable || buffers.is_empty()) {
+                if given == (next - start).0 {
+                    // Asked again: the guest may have added buffers before it knew that it should tell.
+                    self.queue.set_next_avail(next.0);
+                    let more = self.queue.enable_notification(memory).map_err(|e| e.to_string())?;
+                    self.queue.set_next_avail(start.0);
+                    given = parts.given(start)?;
+                    if more && given > (next - start).0 {
+                        continue;
+                    }
+                    break;
                 }
-                self.queue.set_next_avail(start);
-                return Ok(None);
-            };
-            let writer = chain.writer::<()>(memory).map_err(|e| e.to_string())?;
-            if writer.available_bytes() < layout.header {
-                return Err(format!("a buffer for frames with {} bytes", writer.available_bytes()));
+                let head = parts.head(next)?;
+                let first = pieces.len();
+                let length = parts.buffer(head, Filled::ByUs, &mut pieces).map_err(|e| e.to_string())?;
+                if length < layout.header {
+                    return Err(format!("a buffer for frames with {length} bytes"));
+                }
+                room += length;
+                buffers.push((head, first, length));
+                next += 1;
             }
-            room += writer.available_bytes();
-            buffers.push((head, writer));
+            if room < needed && (layout.mergeable || buffers.is_empty()) {
+                break;
+            }
+            if room < needed {
+                results.push(Err(DropReason::TooLong));
+                continue;
+            }
+            let mut header = offload.header(frame);
+            header[10..12].copy_from_slice(&(buffers.len() as u16).to_le_bytes());
+            let (mut before, mut rest) = (&header[..layout.header], frame.as_ref());
+            for (head, first, length) in &buffers {
+                let mut cursor = Cursor::new(&pieces[*first..]);
+                let (now, later) = rest.split_at(rest.len().min(length - before.len()));
+                if !(cursor.write(before) && cursor.write(now)) {
+                    return Err("a buffer shorter than its descriptors".to_owned());
+                }
+                done.push((*head, (before.len() + now.len()) as u32));
+                (before, rest) = (&[], later);
+            }
+            given -= (next - start).0;
+            self.queue.set_next_avail(next.0);
+            results.push(Ok(()));
         }
-        if room < needed {
-            self.queue.set_next_avail(start);
-            return Ok(Some(Err(DropReason::TooLong)));
-        }
-        let mut header = offload.header(frame);
-        header[10..12].copy_from_slice(&(buffers.len() as u16).to_le_bytes());
-        let mut rest = frame.as_ref();
-        for (index, (head, mut writer)) in buffers.into_iter().enumerate() {
-            let before = if index == 0 { &header[..layout.header] } else { &[] };
-            let (now, later) = rest.split_at(rest.len().min(writer.available_bytes() - before.len()));
-            let written = writer.write_all(before).and_then(|()| writer.write_all(now));
-            written.map_err(|e| e.to_string())?;
-            rest = later;
-            filled.push((head, (before.len() + now.len()) as u32));
-        }
-        Ok(Some(Ok(())))
-    }
-
-    /// The guest's next buffer.
-    fn next<'m>(
-        &mut self,
-        memory: &'m GuestMemoryMmap,
-    ) -> Result<Option<(u16, virtio_queue::DescriptorChain<&'m GuestMemoryMmap>)>, Broken> {
-        let available = self.queue.avail_idx(memory, Ordering::Acquire).map_err(|e| e.to_string())?;
-        if available.0 == self.queue.next_avail() {
-            return Ok(None);
-        }
-        let chain = self.queue.iter(memory).map_err(|e| e.to_string())?.next();
-        let chain = chain.ok_or("the ring cannot be read")?;
-        if chain.head_index() >= self.queue.size() {
-            return Err(format!("descriptor {} of {}", chain.head_index(), self.queue.size()));
-        }
-        Ok(Some((chain.head_index(), chain)))
+        self.give_back(&parts, &done)?;
+        done.clear();
+        self.done = done;
+        Ok(())
     }
 
     /// Gives buffers back, all at once, with the number of bytes that were written into each, and tells the guest if it
     /// wants to be told.
-    pub(super) fn give_back(
-        &mut self,
-        memory: &GuestMemoryMmap,
-        buffers: &[(u16, u32)],
-    ) -> Result<(), Broken> {
+    fn give_back(&mut self, parts: &Parts<'_>, buffers: &[(u16, u32)]) -> Result<(), Broken> {
         if buffers.is_empty() {
             return Ok(());
         }
-        let (ring, size) = (GuestAddress(self.queue.used_ring()), self.queue.size());
-        let mut next = Wrapping(self.queue.next_used());
-        let mut write = || -> Result<bool, vm_memory::GuestMemoryError> {
-            for (head, bytes) in buffers {
-                let at = GuestAddress(ring.0 + 4 + 8 * u64::from(next.0 % size));
-                // Two numbers of 32 bits: the buffer's, and its length.
-                let element = u64::from(*head) | u64::from(*bytes) << 32;
-                memory.write_obj(element.to_le(), at)?;
-                next += 1;
-            }
-            memory.store(next.0.to_le(), GuestAddress(ring.0 + 2), Ordering::Release)?;
-            // The guest's wish is read after it can see the buffers, or both sides could wait for the other.
-            fence(Ordering::SeqCst);
-            let available = GuestAddress(self.queue.avail_ring());
-            if !self.event_idx {
-                let flags = u16::from_le(memory.load(available, Ordering::Relaxed)?);
-                return Ok(flags & 1 == 0);
-            }
-            let at = GuestAddress(available.0 + 4 + 2 * u64::from(size));
-            let wanted = Wrapping(u16::from_le(memory.load(at, Ordering::Relaxed)?));
-            Ok(next - wanted - Wrapping(1) < next - self.told)
-        };
-        let wanted = write().map_err(|e| e.to_string())?;
+        let next = parts.give_back(Wrapping(self.queue.next_used()), buffers)?;
+        // The guest's wish is read after it can see the buffers, or both sides could wait for the other.
+        fence(Ordering::SeqCst);
+        let wanted = parts.wants_call(self.event_idx, self.told, next)?;
         self.queue.set_next_used(next.0);
         self.told = next;
         if let Some(call) = self.call.as_mut().filter(|_| wanted) {
@@ -277,19 +271,20 @@ impl Ring {
     }
 }
 
-/// Copies one frame out of the guest's memory.
-fn read(mut buffer: Reader<'_>, header: usize, intake: &mut Intake) -> Received {
-    let length = buffer.available_bytes().checked_sub(header).ok_or(DropReason::BadDescriptor)?;
+/// Copies one frame out of the guest's memory: a buffer of `length` bytes with a header before the frame.
+fn read(pieces: &[Piece<'_>], length: usize, header: usize, intake: &mut Intake) -> Received {
+    let length = length.checked_sub(header).ok_or(DropReason::BadDescriptor)?;
     if length < MIN_FRAME {
         return Err(DropReason::Malformed);
     }
     if length > MAX_FRAME {
         return Err(DropReason::TooLong);
     }
+    let mut cursor = Cursor::new(pieces);
     let mut before = [0; offload::HEADER];
-    buffer.read_exact(&mut before[..header]).map_err(|_| DropReason::BadDescriptor)?;
-    let frame = intake.frame(length, |bytes| buffer.read_exact(bytes));
-    let frame = frame.map_err(|_| DropReason::BadDescriptor)?;
+    let whole = |whole: bool| whole.then_some(()).ok_or(DropReason::BadDescriptor);
+    whole(cursor.read(&mut before[..header]))?;
+    let frame = intake.frame(length, |bytes| whole(cursor.read(bytes)))?;
     let offload = Offload::parse(&before[..header], &frame).map_err(|_| DropReason::BadOffload)?;
     Ok((frame, offload))
 }

@@ -307,21 +307,11 @@ impl Session {
         &mut self,
         frames: impl Iterator<Item = &'f (Frame, Offload)>,
     ) -> Vec<Result<(), DropReason>> {
-        let (layout, mut done, mut filled) = (self.layout(), Vec::new(), Vec::new());
+        let (layout, mut done) = (self.layout(), Vec::new());
         let Some(memory) = self.memory.as_ref().filter(|_| self.prepared && self.broken.is_none()) else {
             return done;
         };
-        let ring = &mut self.rings[TO_GUEST];
-        let write = || {
-            for (frame, offload) in frames {
-                match ring.send(&memory.map, layout, frame, *offload, &mut filled)? {
-                    Some(result) => done.push(result),
-                    None => break,
-                }
-            }
-            ring.give_back(&memory.map, &filled)
-        };
-        let written = write();
+        let written = self.rings[TO_GUEST].send(&memory.map, layout, frames, &mut done);
         self.broken = written.err();
         done
     }
