@@ -175,7 +175,7 @@ async fn a_shell_hands_over_to_an_agent() {
     let before = guest.exec(Exec::argv(["true"])).await.err().expect("a shell streams nothing");
     assert!(matches!(before, GuestError::Unsupported { .. }), "{before}");
     let carried = guest.hand_over(&to, LIMIT).await.expect("it hands over");
-    assert!(carried.bytes > 50_000 && guest.is_agent(), "{carried:?}");
+    assert!(carried.bytes > 50_000 && carried.over_line && guest.is_agent(), "{carried:?}");
 
     // What a test held of it before is the agent's as well.
     let agent = held.agent();

@@ -89,6 +89,16 @@ pub enum Error {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A file of the host is not the one that a recipe means.
+    #[error("{} is another file than the recipe means: its SHA-256 is {found}, and the recipe has {wanted}", .path.display())]
+    Digest {
+        /// The file.
+        path: PathBuf,
+        /// What the recipe has.
+        wanted: String,
+        /// What the file has.
+        found: String,
+    },
     /// A file is no raw disk image.
     #[error("{} is no raw disk image: {found}", .path.display())]
     NotADisk {

@@ -36,6 +36,6 @@ pub use error::{ConfigError, Error};
 pub use image::{DiskBus, Image, Login, Origin, WayIn};
 pub use manifest::{FileEntry, Manifest};
 pub use progress::{Phase, Progress};
-pub use recipe::{DiskOptions, FileSpec, Packages, Recipe, Services, Source};
+pub use recipe::{DiskOptions, FileContent, FileSpec, Packages, Recipe, Services, Source};
 pub use sidecar::Sidecar;
 pub use store::{Listed, Store};

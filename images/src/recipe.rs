@@ -1,9 +1,10 @@
 //! Recipes: what an image is made of.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 use toml::Spanned;
 
 use crate::error::{At, ConfigError, Error};
@@ -111,7 +112,21 @@ pub struct FileSpec {
     /// Permission bits.
     pub mode: u32,
     /// Content.
-    pub content: String,
+    pub content: FileContent,
+}
+
+/// What a file has in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileContent {
+    /// This text.
+    Text(String),
+    /// What a file of the host has, of these bytes and no others: a program that no package has.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The SHA-256 of its bytes, in hexadecimal.
+        sha256: String,
+    },
 }
 
 #[derive(Deserialize)]
@@ -159,7 +174,30 @@ struct RawBoot {
 struct RawFile {
     path: Spanned<String>,
     mode: Option<Spanned<String>>,
-    content: String,
+    content: Option<String>,
+    source: Option<Spanned<PathBuf>>,
+    sha256: Option<Spanned<String>>,
+}
+
+impl FileSpec {
+    /// The bytes, those of a file of the host only if they are the ones that the recipe means.
+    ///
+    /// # Errors
+    /// [`Error::File`] when it can't be read, [`Error::Digest`] when it is another file.
+    pub(crate) fn bytes(&self) -> Result<Vec<u8>, Error> {
+        match &self.content {
+            FileContent::Text(text) => Ok(text.clone().into_bytes()),
+            FileContent::File { path, sha256 } => {
+                let bytes = std::fs::read(path).at("read", path)?;
+                let found =
+                    Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+                if found == *sha256 {
+                    return Ok(bytes);
+                }
+                Err(Error::Digest { path: path.clone(), wanted: sha256.clone(), found })
+            }
+        }
+    }
 }
 
 impl Recipe {
@@ -360,7 +398,32 @@ fn file_spec(toml: &TomlFile<'_>, raw: &RawFile) -> Result<FileSpec, ConfigError
             })?
         }
     };
-    Ok(FileSpec { path: path.clone(), mode, content: raw.content.clone() })
+    Ok(FileSpec { path: path.clone(), mode, content: content(toml, raw)? })
+}
+
+fn content(toml: &TomlFile<'_>, raw: &RawFile) -> Result<FileContent, ConfigError> {
+    match (&raw.content, &raw.source, &raw.sha256) {
+        (Some(text), None, None) => Ok(FileContent::Text(text.clone())),
+        (None, Some(source), Some(sha256)) => {
+            let digest = sha256.get_ref();
+            let hexadecimal = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+            if digest.len() != 64 || !digest.bytes().all(hexadecimal) {
+                let wrong = format!("{digest:?} is no SHA-256: expected what `sha256sum` prints, 64 digits");
+                return Err(toml.wrong("file.sha256", sha256, wrong));
+            }
+            // Relative to the recipe, as the paths beside an image are to its TOML.
+            let directory = toml.path.parent().unwrap_or(Path::new("."));
+            Ok(FileContent::File { path: directory.join(source.get_ref()), sha256: digest.clone() })
+        }
+        (None, Some(source), None) => Err(toml.wrong("file.source", source, "is given without file.sha256")),
+        (_, _, Some(sha256)) => {
+            Err(toml.wrong("file.sha256", sha256, "is about file.source, which is not given"))
+        }
+        (Some(_), Some(source), None) => Err(toml.wrong("file.source", source, "stands beside file.content")),
+        (None, None, None) => {
+            Err(toml.wrong("file", &raw.path, "has nothing in it: expected content, or source and sha256"))
+        }
+    }
 }
 
 /// Whether a text can name an image.

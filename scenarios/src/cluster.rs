@@ -47,6 +47,8 @@ impl Cluster {
             whole_capture: false,
             boot: BootMode::default(),
             way: Way::default(),
+            memory_mib: None,
+            vcpus: None,
             after: Vec::new(),
         }
     }
@@ -190,6 +192,8 @@ pub struct ClusterBuilder {
     whole_capture: bool,
     boot: BootMode,
     way: Way,
+    memory_mib: Option<u32>,
+    vcpus: Option<u32>,
     after: Vec<(String, After)>,
 }
 
@@ -227,6 +231,18 @@ impl ClusterBuilder {
     /// How the machines start.
     pub fn boot(mut self, boot: BootMode) -> Self {
         self.boot = boot;
+        self
+    }
+
+    /// Memory of each machine in MiB, instead of what [`Rack`] gives it.
+    pub fn memory_mib(mut self, memory: u32) -> Self {
+        self.memory_mib = Some(memory);
+        self
+    }
+
+    /// Virtual CPUs of each machine, instead of what [`Rack`] gives it.
+    pub fn vcpus(mut self, vcpus: u32) -> Self {
+        self.vcpus = Some(vcpus);
         self
     }
 
@@ -313,6 +329,8 @@ impl ClusterBuilder {
         let agents = self.names(Role::Agent, self.agents)?;
         let names: Vec<&str> = servers.iter().chain(&agents).map(String::as_str).collect();
         let rack = Rack::of(self.profile.clone(), &names).boot(self.boot).way(self.way);
+        let rack = self.memory_mib.into_iter().fold(rack, Rack::memory_mib);
+        let rack = self.vcpus.into_iter().fold(rack, Rack::vcpus);
         let rack = self.data_disks.iter().fold(rack, |rack, (name, mib)| rack.data_disk(name, *mib));
         let rack = if self.checkpoints { rack.checkpoints() } else { rack };
         let rack = self.after.into_iter().fold(rack, |rack, (machine, after)| rack.after(&machine, after));

@@ -10,7 +10,7 @@ pub use regex::Regex;
 pub use switch::{Direction, Distribution, FrameFilter, Impairment, VlanSet};
 
 pub use crate::{
-    BondStatus, BootMode, Cluster, Dhcp, Etcd, FormedCluster, Launched, Rack, Way, describe, kept_apart,
+    BondStatus, BootMode, Cluster, Dhcp, Etcd, FormedCluster, K3s, Launched, Rack, Way, describe, kept_apart,
     secs, suite, wait_bundle,
 };
 

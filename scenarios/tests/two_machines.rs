@@ -15,7 +15,9 @@ async fn network(t: &mut Testbed, &way: &Way) -> Result {
     t.step("both boot and have their addresses", async || c.wait_ready().await).await?;
     t.step("the guest is told where it is plugged in", async || {
         // The switch says so every 30 s, and said it first before the guest had booted.
-        let told = "networkctl lldp --no-legend eth1 | grep -F server-1/eth1";
+        let (port, ports) = (c["server-1"].port("eth1")?, c.lab().switch().ports()?);
+        let name = &ports.iter().find(|state| state.id == port).context("a port of the switch")?.name;
+        let told = format!("networkctl lldp --no-legend eth1 | grep -F {name}");
         c["server-1"].wait_until_succeeds(told).within(secs(45)).await?;
         Ok(())
     })

@@ -19,7 +19,8 @@ use crate::supervisor::BootTurn;
 pub(super) const LIMIT: Duration = Duration::from_secs(75);
 /// What one request of the set-up after the agent's greeting may take, before scaling.
 const SETUP_LIMIT: Duration = Duration::from_secs(15);
-/// What carrying the agent in over a shell may take, before scaling: it takes some 20 s under emulation.
+/// What carrying the agent in over a shell may take, before scaling: it takes half a minute under emulation where the
+/// shell's line has to do.
 const HAND_OVER_LIMIT: Duration = Duration::from_secs(45);
 /// What a kernel that panicked may take to write to its console why; writing takes no more than moments.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -237,9 +238,10 @@ impl Machine {
     async fn hand_over(&self, instance: &Instance, guest: &Guest) {
         let Some(to) = &instance.hand_over else { return };
         let (text, data) = match guest.hand_over(to, self.limit(HAND_OVER_LIMIT)).await {
-            Ok(Carried { bytes, elapsed }) => {
+            Ok(Carried { bytes, over_line, elapsed }) => {
                 let seconds = elapsed.as_secs_f64();
-                let text = format!("the agent came in over the shell: {bytes} bytes, {seconds:.1} s");
+                let over = if over_line { "the shell's line" } else { "a port of its own" };
+                let text = format!("the agent came in over {over}: {bytes} bytes, {seconds:.1} s");
                 (text, serde_json::json!({ "bytes": bytes, "seconds": seconds }))
             }
             Err(error) => (format!("the shell stays the way in: {error}"), serde_json::Value::Null),

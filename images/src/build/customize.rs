@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use crate::recipe::Recipe;
+use crate::recipe::{FileContent, Recipe};
 
 /// What no machine may share with another, and what only costs time at boot. `$root` is the root's directory.
 const TIDY: &str = r#"
@@ -49,7 +49,7 @@ pub(crate) fn script(recipe: &Recipe, fstab: &str) -> String {
     script.push_str(TIDY);
     let own_fstab = recipe.files.iter().any(|file| file.path == "/etc/fstab");
     if !own_fstab {
-        put(&mut script, "/etc/fstab", 0o644, fstab);
+        put(&mut script, "/etc/fstab", 0o644, &FileContent::Text(fstab.to_owned()));
     }
     for file in &recipe.files {
         put(&mut script, &file.path, file.mode, &file.content);
@@ -57,11 +57,19 @@ pub(crate) fn script(recipe: &Recipe, fstab: &str) -> String {
     script
 }
 
-fn put(script: &mut String, path: &str, mode: u32, content: &str) {
+fn put(script: &mut String, path: &str, mode: u32, content: &FileContent) {
     let (directory, _) = path.rsplit_once('/').unwrap_or_default();
     let path = quote(path);
     let _ = writeln!(script, "mkdir -p \"$root\"{}", quote(&format!("{directory}/")));
-    let _ = writeln!(script, "printf '%s' {} > \"$root\"{path}", quote(content));
+    let _ = match content {
+        FileContent::Text(text) => writeln!(script, "printf '%s' {} > \"$root\"{path}", quote(text)),
+        // What is copied is compared as well: it may have changed since the build began.
+        FileContent::File { path: from, sha256 } => writeln!(
+            script,
+            "cp -- {} \"$root\"{path}\nprintf '%s  %s\\n' {sha256} \"$root\"{path} | sha256sum --check --status",
+            quote(&from.display().to_string())
+        ),
+    };
     let _ = writeln!(script, "chmod {mode:04o} \"$root\"{path}");
 }
 
@@ -99,5 +107,41 @@ mod tests {
         assert_eq!(read("etc/deep/er/odd.conf"), "it's $HOME `id` %s \\n\nend");
         assert_eq!(read("etc/fstab"), "PARTUUID=x / ext4 defaults 0 1\n");
         assert_eq!(read("etc/machine-id"), "");
+    }
+
+    #[test]
+    fn a_file_of_the_host_lands_if_it_is_the_one_that_is_meant() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        for made in ["etc", "var"] {
+            std::fs::create_dir_all(root.join(made)).unwrap();
+        }
+        std::fs::write(dir.path().join("it's"), "a program\n").unwrap();
+        let sha256 = "5d43e4b8c3f8dd1bd2a5bd7cc6b9f2d4a8a0ee9bd42bd3ba0d3a4f4f3ba9a7a1";
+        let text = format!(
+            "name = \"odd\"\ndistribution = \"debian\"\nsuite = \"trixie\"\n\
+             [[file]]\npath = \"/usr/bin/k3s\"\nmode = \"0755\"\nsource = \"it's\"\nsha256 = \"{sha256}\"\n"
+        );
+        let run = |text: &str| {
+            let recipe = Recipe::parse(text, &dir.path().join("odd.toml")).unwrap();
+            let command = process::Command::new("/bin/sh").arg("-c").arg(script(&recipe, ""));
+            let command = command.arg("sh").arg(&root);
+            (
+                process::run_blocking(command, std::time::Duration::from_secs(20)).unwrap(),
+                recipe.files[0].bytes(),
+            )
+        };
+        let (refused, bytes) = run(&text);
+        assert!(!refused.success());
+        let error = bytes.unwrap_err().to_string();
+        assert!(error.contains("another file than the recipe means") && error.contains(sha256), "{error}");
+        let found = error.split("its SHA-256 is ").nth(1).unwrap()[..64].to_owned();
+        let (done, bytes) = run(&text.replace(sha256, &found));
+        done.checked().unwrap();
+        assert_eq!(bytes.unwrap(), b"a program\n");
+        let landed = root.join("usr/bin/k3s");
+        assert_eq!(std::fs::read(&landed).unwrap(), b"a program\n");
+        let mode = std::os::unix::fs::PermissionsExt::mode(&landed.metadata().unwrap().permissions());
+        assert_eq!(mode & 0o777, 0o755);
     }
 }

@@ -73,6 +73,8 @@ pub(crate) fn from_packages(
     report: &Reporter,
 ) -> Result<Manifest, Error> {
     root::check_host()?;
+    // Known before minutes of work: another file than the recipe means is refused.
+    recipe.files.iter().try_for_each(|file| file.bytes().map(drop))?;
     let way = filesystem::way(site.entry)?;
     let (tar, log, disk) = (site.entry.join("root.tar"), site.entry.join(LOG), site.entry.join(DISK));
     let root_guid = guid::derived(site.key, "root");
@@ -216,7 +218,7 @@ pub(crate) fn from_base(
         .ok_or_else(|| Error::Table { path: disk.clone(), problem: "there is no root partition".into() })?;
     let mut edit = Edit::default();
     for file in &recipe.files {
-        edit.file(&file.path, file.mode, file.content.as_bytes());
+        edit.file(&file.path, file.mode, file.bytes()?);
     }
     edit.apply(&recipe.name, &disk, root.start, root.bytes)?;
 

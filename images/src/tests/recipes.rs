@@ -48,6 +48,12 @@ fn errors_name_file_line_and_key() {
             "[[file]]\npath = \"/x\"\nmode = \"rwx\"\ncontent = \"\"\n",
             "own.toml:6: `file.mode`: \"rwx\" is no mode",
         ),
+        ("[[file]]\npath = \"/x\"\n", "own.toml:5: `file`: has nothing in it"),
+        ("[[file]]\npath = \"/x\"\nsource = \"x\"\n", "own.toml:6: `file.source`: is given without"),
+        (
+            "[[file]]\npath = \"/x\"\nsource = \"x\"\nsha256 = \"12\"\n",
+            "own.toml:7: `file.sha256`: \"12\" is no SHA-256",
+        ),
         ("base = \"server\"\n", "own.toml:2: `distribution`: a derived image"),
     ] {
         let error = wrong(&format!("{base}{addition}"));
