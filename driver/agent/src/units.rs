@@ -199,11 +199,24 @@ mod tests {
         (listener, Unit { socket, ..Unit::new(name.into(), wanted.into()) })
     }
 
+    /// Looks, waits for systemd's word, and looks again, which is the end of the wait. The first look.
+    async fn looks_twice(unit: &mut Unit, systemd: impl Future<Output = FakeManager>) -> Look {
+        let looks = async {
+            let first = unit.look().await.unwrap();
+            unit.changed().await;
+            assert_eq!(unit.look().await.unwrap().outcome, Some(Outcome::Met));
+            first
+        };
+        let both = async { tokio::join!(systemd, looks) };
+        let (_systemd, first) = tokio::time::timeout(LIMIT, both).await.expect("systemd's word is heard");
+        first
+    }
+
     #[tokio::test]
     async fn a_unit_that_becomes_active_is_seen_when_systemd_says_so() {
         let directory = tempfile::tempdir().unwrap();
         let (listener, mut unit) = unit(&directory, "some", "active");
-        let other = async {
+        let systemd = async {
             let mut fake = FakeManager::accept(&listener).await;
             // Another unit's signal while it is asked, and its own right after the look.
             fake.signal(&object_of("other.service")).await;
@@ -213,19 +226,11 @@ mod tests {
             fake.answer("active").await;
             fake
         };
-        let waiting = async {
-            let first = unit.look().await.unwrap();
-            assert_eq!(
-                (first.outcome, first.evidence.as_str()),
-                (None, "some is activating (dead), load state loaded, result ")
-            );
-            unit.changed().await;
-            unit.look().await.unwrap().outcome
-        };
-        let both = async { tokio::join!(other, waiting) };
-        let (fake, outcome) = tokio::time::timeout(LIMIT, both).await.expect("systemd's word is heard");
-        assert_eq!(outcome, Some(Outcome::Met));
-        drop(fake);
+        let first = looks_twice(&mut unit, systemd).await;
+        assert_eq!(
+            (first.outcome, first.evidence.as_str()),
+            (None, "some is activating (dead), load state loaded, result ")
+        );
     }
 
     /// It looks again, and connects anew.
@@ -233,22 +238,12 @@ mod tests {
     async fn a_systemd_that_runs_itself_anew_is_asked_again() {
         let directory = tempfile::tempdir().unwrap();
         let (listener, mut unit) = unit(&directory, "some.service", "active");
-        let other = async {
-            let mut fake = FakeManager::accept(&listener).await;
-            fake.answer("activating").await;
-            drop(fake);
+        let systemd = async {
+            FakeManager::accept(&listener).await.answer("activating").await;
             let mut fake = FakeManager::accept(&listener).await;
             fake.answer("active").await;
             fake
         };
-        let waiting = async {
-            assert_eq!(unit.look().await.unwrap().outcome, None);
-            unit.changed().await;
-            unit.look().await.unwrap().outcome
-        };
-        let both = async { tokio::join!(other, waiting) };
-        let (fake, outcome) = tokio::time::timeout(LIMIT, both).await.expect("systemd's word is heard");
-        assert_eq!(outcome, Some(Outcome::Met));
-        drop(fake);
+        assert_eq!(looks_twice(&mut unit, systemd).await.outcome, None);
     }
 }
