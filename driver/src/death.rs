@@ -33,6 +33,17 @@ pub enum Cause {
     Console(Finding),
     /// The agent closed its port while the guest was up.
     AgentLost,
+    /// A board has no power, and nobody here turned it off.
+    PowerLost,
+    /// A board's serial line was closed.
+    LineLost,
+    /// A board did not boot: its boot loader or its login did not answer as its file says.
+    NotBooted {
+        /// What was waited for.
+        why: String,
+        /// Whose fault that is.
+        kind: Kind,
+    },
     /// It was to start after something else, and could not: see [`MachineSpec::after`](crate::spec::MachineSpec::after).
     NotStarted {
         /// What it waited for.
@@ -55,12 +66,12 @@ impl Cause {
         }
     }
 
-    /// Whose fault it is: QEMU's end and a lost agent are the infrastructure's, all else is the guest's.
+    /// Whose fault it is: QEMU's end, a lost agent, line or power are the infrastructure's, all else is the guest's.
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
-            Self::QemuExited { .. } | Self::AgentLost => Kind::Infra,
-            Self::NotStarted { kind, .. } => *kind,
+            Self::QemuExited { .. } | Self::AgentLost | Self::PowerLost | Self::LineLost => Kind::Infra,
+            Self::NotStarted { kind, .. } | Self::NotBooted { kind, .. } => *kind,
             _ => Kind::GuestCrash,
         }
     }
@@ -83,6 +94,11 @@ impl fmt::Display for Cause {
             Self::NotStarted { waited_for, why, .. } => {
                 write!(f, "it was to start after {waited_for}, and did not: {why}")
             }
+            Self::PowerLost => f.write_str(
+                "its power is off, and nobody here turned it off: somebody else did, or its supply failed",
+            ),
+            Self::LineLost => f.write_str("its serial line was closed at the other end"),
+            Self::NotBooted { why, .. } => write!(f, "it did not boot: {why}"),
             Self::AgentLost => f.write_str("the agent in the guest closed its port while the guest was up"),
         }
     }

@@ -182,6 +182,18 @@ pub enum Error {
         /// What is in the way.
         why: String,
     },
+    /// A board could not be had, or its line or power did not do what they should. The source names the board.
+    #[error("{machine}: {source}{}\n  artefacts: {}", quoted("console", console), artifacts.display())]
+    Board {
+        /// The machine that it is.
+        machine: String,
+        /// What went wrong.
+        source: Box<board::Error>,
+        /// The last console lines.
+        console: Vec<String>,
+        /// The machine's artefacts, with `console.log`.
+        artifacts: PathBuf,
+    },
     /// A NIC that was to be fast is not.
     #[error(
         "{machine}/{nic}: QEMU does not use vhost-user on this NIC after {:.1} s: {problem}; QEMU said: {said}\n  \
@@ -365,6 +377,7 @@ impl Error {
             Self::Console { source, .. } if source.is_timeout() => Kind::Timeout,
             Self::Guest { source, .. } if source.is_timeout() => Kind::Timeout,
             Self::Died(died) => died.cause.kind(),
+            Self::Board { source, .. } if source.class() == board::Class::Timeout => Kind::Timeout,
             Self::Switch { source } if source.is_assertion() => Kind::Product,
             _ => Kind::Infra,
         }

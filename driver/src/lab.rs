@@ -282,7 +282,10 @@ impl Lab {
             .machines
             .iter()
             .filter(|m| m.is_running())
-            .filter_map(|m| Some(format!("QEMU of {} (pid {})", m.name(), m.qemu_pid()?)))
+            .map(|m| match m.qemu_pid() {
+                Some(pid) => format!("QEMU of {} (pid {pid})", m.name()),
+                None => format!("{}, a board whose power could not be turned off", m.name()),
+            })
             .collect();
         match self.switch().stop() {
             Ok(captured) => self.tell_captured(&captured),
@@ -322,8 +325,8 @@ impl Index<&str> for Lab {
 
 /// Makes the switch the partner of a machine's bonds.
 fn add_bundles(machine: &Machine, switch: &Switch) -> Result<(), Error> {
-    // A start script's NICs get their ports when it runs, and join then.
-    if matches!(machine.spec().boot, Boot::Script(_)) {
+    // The NICs of a start script and of a board get their ports when these run, and join then.
+    if matches!(machine.spec().boot, Boot::Script(_) | Boot::Board(_)) {
         return Ok(());
     }
     join_bundles(machine, switch)
@@ -365,6 +368,11 @@ fn check(spec: &LabSpec) -> Result<(), Error> {
                 machine.name.clone()
             };
             return Err(Error::Spec { machine, problem: problem.into() });
+        } else if let Boot::Board(board) = &machine.boot {
+            match crate::machine::board_problem(machine, board) {
+                Some(problem) => problem,
+                None => continue,
+            }
         } else if machine.vcpus == 0 || machine.memory_mib < 64 {
             format!("{} vCPUs and {} MiB are no machine", machine.vcpus, machine.memory_mib)
         } else if let Some(problem) = data_disk_problem(machine) {

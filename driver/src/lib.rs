@@ -25,6 +25,8 @@ mod supervisor;
 mod uplink;
 mod vsock_way;
 
+/// Boards: what a machine is made of that is not in QEMU.
+pub use board;
 pub use capture::Captures;
 pub use death::{Cause, Died};
 pub use error::{Error, Kind};

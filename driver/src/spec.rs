@@ -27,6 +27,9 @@ pub enum Boot {
     },
     /// By a script that starts a QEMU of its own, as NixOS makes one for each VM.
     Script(StartScript),
+    /// Not in QEMU: a board that is turned on. It has its own disks and firmware; of the spec it takes the name, the NICs,
+    /// as far as its file has cables for them, the shell and the files.
+    Board(Box<board::Board>),
 }
 
 /// An unmodified start script, `run-<name>-vm` of NixOS: it is run in a directory of the machine's own, which lives as
@@ -66,13 +69,14 @@ impl Boot {
         })
     }
 
-    /// The word for it in names of tests: `firmware`, `direct` or `script`.
+    /// The word for it in names of tests: `firmware`, `direct`, `script` or `board`.
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
             Self::Firmware => "firmware",
             Self::Direct { .. } => "direct",
             Self::Script(_) => "script",
+            Self::Board(_) => "board",
         }
     }
 }
@@ -277,7 +281,7 @@ pub struct BundleSpec {
     pub lacp: bool,
 }
 
-/// One virtual machine.
+/// One machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MachineSpec {
     /// The name: also its hostname, unless [`MachineSpec::hostname`] says otherwise.
@@ -329,6 +333,11 @@ impl MachineSpec {
             Some(AgentSource::Image | AgentSource::Disk(_)) => None,
         }
     }
+
+    /// Whether it runs on this host, and takes memory and processors of it.
+    fn is_virtual(&self) -> bool {
+        !matches!(self.boot, Boot::Board(_))
+    }
 }
 
 /// A whole topology.
@@ -344,13 +353,14 @@ impl LabSpec {
     /// What the whole lab takes of the host's memory, in MiB.
     #[must_use]
     pub fn memory_mib(&self) -> u32 {
-        self.machines.iter().map(|m| m.memory_mib + MachineSpec::QEMU_OVERHEAD_MIB).sum()
+        let of_this_host = self.machines.iter().filter(|m| m.is_virtual());
+        of_this_host.map(|m| m.memory_mib + MachineSpec::QEMU_OVERHEAD_MIB).sum()
     }
 
     /// The sum of the virtual CPUs.
     #[must_use]
     pub fn vcpus(&self) -> u32 {
-        self.machines.iter().map(|m| m.vcpus).sum()
+        self.machines.iter().filter(|m| m.is_virtual()).map(|m| m.vcpus).sum()
     }
 }
 

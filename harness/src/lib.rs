@@ -41,6 +41,7 @@
 //! ([`TestResult`]), written after the teardown. A subject's diagnosis is in a directory of its name. The suite's
 //! `junit.xml` lies beside. `target/rackless/latest` points to the newest run; the newest ten are kept.
 
+mod ability;
 mod artifacts;
 mod budget;
 mod class;
@@ -65,6 +66,7 @@ mod verdict;
 mod wait;
 mod watchdog;
 
+pub use ability::{Ability, Lacking};
 pub use budget::{BootTurn, BootTurns, Grant, TOKEN_MIB};
 pub use class::Class;
 pub use deadline::{Deadline, StandStill};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::Class;
+use crate::{Class, Lacking};
 
 /// What a suite decides for its tests. `Options { deadline, ..Options::default() }`.
 #[derive(Debug, Clone)]
@@ -23,6 +23,9 @@ pub struct Options {
     /// The suite's opinion of an error's class; `None` leaves it to [`Class::of`], and then to
     /// [`Class::Product`] (an error of the test) or [`Class::GuestCrash`] (the death of a subject).
     pub classify: fn(&anyhow::Error) -> Option<Class>,
+    /// What the machines of this run lack: tests that require it ([`Suite::requires`](crate::Suite::requires)) are listed
+    /// as ignored, with the reason. By default nothing.
+    pub lacking: Lacking,
 }
 
 impl Default for Options {
@@ -35,6 +38,7 @@ impl Default for Options {
             watchdog_grace: Duration::from_secs(15),
             workers: 2,
             classify: |_| None,
+            lacking: |_, _| None,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, ValueEnum};
@@ -71,6 +71,11 @@ pub struct Settings {
     /// Use this disk for the image NAME (or set RACKLESS_IMAGE_NAME, in capitals); may be given several times
     #[arg(long = "image", value_name = "NAME=PATH", value_parser = image)]
     pub(crate) images: Vec<(String, PathBuf)>,
+
+    /// Put the board that FILE describes in the place of machine NAME; may be given several times (in RACKLESS_BOARD:
+    /// with commas between)
+    #[arg(long = "board", env = "RACKLESS_BOARD", value_name = "NAME=FILE", value_delimiter = ',', value_parser = board)]
+    pub(crate) boards: Vec<(String, PathBuf)>,
 
     /// Where artefacts go [default: rackless/ in cargo's target directory]
     #[arg(long, env = "RACKLESS_ARTIFACTS", value_name = "DIR")]
@@ -146,6 +151,13 @@ impl Settings {
     }
 }
 
+impl Settings {
+    /// The boards that take machines' places: a machine's name and a board's file. The last one for a name counts.
+    pub fn boards(&self) -> BTreeMap<&str, &Path> {
+        self.boards.iter().map(|(name, path)| (name.as_str(), path.as_path())).collect()
+    }
+}
+
 impl CommandLine {
     /// Reads a command line, program name first.
     pub(crate) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
@@ -182,6 +194,10 @@ fn image(text: &str) -> Result<(String, PathBuf), String> {
         Some((name, path)) if !name.is_empty() && !path.is_empty() => Ok((name.into(), path.into())),
         _ => Err("expected NAME=PATH, for instance server=disk.wic".into()),
     }
+}
+
+fn board(text: &str) -> Result<(String, PathBuf), String> {
+    image(text).map_err(|_| "expected NAME=FILE, for instance server-2=lab/orin.toml".into())
 }
 
 fn time(text: &str) -> Result<Duration, String> {
@@ -257,6 +273,10 @@ mod tests {
         assert_eq!(line.settings.capture, None, "the test may choose");
         assert_eq!(read(&["--capture=whole"]).expect("a known flag").settings.capture, Some(Capture::Whole));
         assert_eq!(line.settings.image("server"), Some("b=c.wic".into()), "the last one counts");
+        let boards = read(&["--board", "server-1=a.toml,server-2=b.toml", "--board=server-1=c.toml"]);
+        let boards = boards.expect("known flags").settings;
+        let of = |name| boards.boards().get(name).map(|path| path.to_owned());
+        assert_eq!((of("server-1"), of("server-2")), (Some(Path::new("c.toml")), Some(Path::new("b.toml"))));
         assert_eq!(line.settings.deadline, Some(Duration::from_secs(90)));
     }
 
@@ -266,6 +286,7 @@ mod tests {
             &["--keep-vms=perhaps"][..],
             &["--checkpoints", "perhaps"],
             &["--image", "server"],
+            &["--board", "server-1"],
             &["--deadline", "soon"],
             &["--deadline", "-5s"],
             &["--memory", "6T"],

@@ -18,7 +18,7 @@ use crate::display::{Display, Mode};
 use crate::runner::{self, Body};
 use crate::settings::CommandLine;
 use crate::signals::Signals;
-use crate::{Error, Options, Settings, Testbed, junit, logging, panics, watchdog};
+use crate::{Ability, Error, Options, Settings, Testbed, junit, logging, panics, watchdog};
 
 /// What the main thread waits for.
 pub(crate) enum MainEvent {
@@ -41,6 +41,7 @@ pub struct Suite {
 struct Entry {
     name: String,
     ignored: Option<String>,
+    requires: Vec<Ability>,
     deadline: Option<Duration>,
     body: Arc<dyn Body>,
 }
@@ -110,6 +111,15 @@ impl Suite {
         self
     }
 
+    /// The test or the cases added last need this of every machine. Where one can't do it ([`Options::lacking`]), they are
+    /// listed as ignored with the reason. Several calls add up.
+    pub fn requires(mut self, ability: Ability) -> Self {
+        for entry in &mut self.entries[self.last..] {
+            entry.requires.push(ability);
+        }
+        self
+    }
+
     /// Sets the deadline of the test or the cases added last.
     pub fn deadline(mut self, deadline: Duration) -> Self {
         for entry in &mut self.entries[self.last..] {
@@ -127,12 +137,13 @@ impl Suite {
     where
         F: AsyncFn(&mut Testbed) -> anyhow::Result<()> + Send + Sync + 'static,
     {
-        self.entries.push(Entry { name, ignored: None, deadline: None, body: Arc::new(body) });
+        let body = Arc::new(body);
+        self.entries.push(Entry { name, ignored: None, requires: Vec::new(), deadline: None, body });
     }
 
     /// The same for a program that has arguments of its own: `arguments` are those of the suite, the program's name
     /// first.
-    pub fn run_with(self, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    pub fn run_with(mut self, arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         let line = match CommandLine::read(arguments) {
             Ok(line) => line,
             Err(error) => {
@@ -141,6 +152,7 @@ impl Suite {
                 return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
             }
         };
+        self.ignore_what_lacks(&line.settings);
         let done = self.check().and_then(|()| {
             if line.libtest.list {
                 let trials = self.entries.iter().map(|entry| trial(entry, || Ok(Completion::Completed)));
@@ -152,6 +164,17 @@ impl Suite {
             eprintln!("rackless: {:#}", anyhow::Error::new(error));
             ExitCode::from(2)
         })
+    }
+
+    /// Marks the tests that need what the machines of this run can't do.
+    fn ignore_what_lacks(&mut self, settings: &Settings) {
+        let lacking = self.options.lacking;
+        for entry in self.entries.iter_mut().filter(|entry| entry.ignored.is_none()) {
+            entry.ignored = entry
+                .requires
+                .iter()
+                .find_map(|&ability| Some(format!("it needs {ability}: {}", lacking(settings, ability)?)));
+        }
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -363,6 +386,28 @@ mod tests {
             suite.entries.iter().map(|entry| (&*entry.name, entry.ignored.is_some())).collect();
         assert_eq!(names, [("plain", false), ("t::a::b", true), ("t::c", true)]);
         suite.check().expect("all names differ");
+    }
+
+    #[test]
+    fn what_needs_too_much_is_ignored_with_the_reason() {
+        let lacking = |_: &Settings, ability| {
+            (ability == Ability::Checkpoint).then(|| "server-1 is a board".to_owned())
+        };
+        let mut suite = suite("s")
+            .with(Options { lacking, ..Options::default() })
+            .test("plain", passes)
+            .test("modest", passes)
+            .requires(Ability::Network)
+            .cases("greedy", [("a", 1), ("b", 2)], takes)
+            .requires(Ability::Network)
+            .requires(Ability::Checkpoint)
+            .test("off", passes)
+            .requires(Ability::Checkpoint)
+            .ignored("slow");
+        suite.ignore_what_lacks(&Settings::default());
+        let reasons: Vec<_> = suite.entries.iter().map(|entry| entry.ignored.as_deref()).collect();
+        let reason = Some("it needs checkpoints: server-1 is a board");
+        assert_eq!(reasons, [None, None, reason, reason, Some("slow")]);
     }
 
     #[test]

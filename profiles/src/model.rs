@@ -331,6 +331,19 @@ impl Profile {
         Ok(self)
     }
 
+    /// The same profile with another MAC address of a machine's NIC: that of the card that it really is.
+    ///
+    /// # Errors
+    /// [`Error::UnknownMachine`]. A NIC that the profile does not have is none of its business.
+    pub fn with_mac(mut self, machine: &str, nic: &str, mac: MacAddr) -> Result<Self, Error> {
+        self.machine(machine)?;
+        let nics = self.machines.iter_mut().filter(|m| m.name == machine).flat_map(|m| &mut m.nics);
+        for found in nics.filter(|n| n.name == nic) {
+            found.mac = mac;
+        }
+        Ok(self)
+    }
+
     /// The MAC address that frames of `interface`, a NIC or a bond, come from.
     pub(crate) fn carrier_mac(&self, machine: &Machine, interface: &str) -> MacAddr {
         let bond = self.bonds.iter().find(|b| b.name == interface);

@@ -224,6 +224,7 @@ fn files(machine: &MachineSpec) -> anyhow::Result<impl Iterator<Item = PathBuf>>
         }
         Boot::Direct { kernel, initrd, .. } => (kernel.clone(), initrd.clone()),
         Boot::Script(script) => (script.program.clone(), None),
+        Boot::Board(board) => (board.file.clone(), None),
     };
     let agent = machine.agent.as_ref().and_then(|agent| agent.disk()).map(Path::to_owned);
     let disk = machine.disk.as_ref().map(|disk| disk.image.clone());

@@ -4,6 +4,7 @@
 mod agent;
 mod assets;
 mod backdoor;
+mod board;
 mod bonding;
 mod cluster;
 mod dhcp;

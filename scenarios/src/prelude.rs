@@ -5,7 +5,7 @@ pub use std::process::ExitCode;
 pub use anyhow::{Context as _, bail, ensure};
 pub use driver::spec::DiskBus;
 pub use driver::{After, Fault, Lab, Machine};
-pub use harness::Testbed;
+pub use harness::{Ability, Testbed};
 pub use regex::Regex;
 pub use switch::{Direction, Distribution, FrameFilter, Impairment, VlanSet};
 

@@ -1,9 +1,11 @@
 //! From a profile and an image to a running lab.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
+use driver::board::Board;
 use driver::checkpoint::Checkpoint;
 use driver::qemu::{Accel, Memory, Qemu};
 use driver::spec::{
@@ -19,6 +21,7 @@ use profiles::render;
 use switch::{LldpConfig, PortMode, VlanId, VlanSet};
 
 use crate::assets::Assets;
+use crate::board;
 use crate::dhcp::LabServices;
 use crate::launched::Launched;
 use crate::subject::{LabSubject, TestSupervisor};
@@ -69,6 +72,7 @@ pub struct Rack {
     data_disks: Vec<DataDisk>,
     after: Vec<(String, After)>,
     tuning: Tuning,
+    boards: BTreeMap<String, Board>,
     edit: Vec<Edit>,
 }
 
@@ -183,6 +187,7 @@ impl Rack {
             data_disks: Vec::new(),
             after: Vec::new(),
             tuning: Tuning::default(),
+            boards: BTreeMap::new(),
             edit: Vec::new(),
         }
     }
@@ -319,6 +324,12 @@ impl Rack {
         self
     }
 
+    /// Puts a board in the place of a machine, as `--board NAME=FILE` does for any test; the command line has the last word.
+    pub fn board(mut self, machine: &str, board: Board) -> Self {
+        self.boards.insert(machine.to_owned(), board);
+        self
+    }
+
     /// Changes the topology before it is made: another VLAN on a port, another credential.
     pub fn edit(self, edit: impl Fn(&mut LabSpec) + Send + Sync + 'static) -> Self {
         self.edit_with(move |lab, _| {
@@ -370,8 +381,12 @@ impl Rack {
     /// Finds or builds all that the lab needs, and takes its share of the host.
     pub(crate) async fn plan(&self, t: &Testbed) -> anyhow::Result<Plan> {
         let assets = Assets::get(t).await?;
+        let mut boards = self.boards.clone();
+        boards.extend(board::of_settings(t.settings())?);
+        boards.retain(|name, _| self.machines.contains(name));
+        let profile = board::with_macs(&self.profile, &boards)?;
         let image = assets.image(t, &self.image).await?;
-        let spec = self.spec(t, &assets, &image).await?;
+        let spec = self.spec(t, &profile, &boards, &assets, &image).await?;
         // A crowded host may let the test wait here: the deadline stands still.
         let labs = 1 + self.copies;
         t.budget(u64::from(labs) * u64::from(spec.memory_mib()), labs * spec.vcpus()).await?;
@@ -381,7 +396,7 @@ impl Rack {
         Ok(Plan {
             qemu: assets.qemu.clone(),
             accel: choice,
-            profile: self.profile.clone(),
+            profile,
             checkpoints: self.checkpoints,
             captures: captures(t.settings().capture, self.captures),
             copies: self.copies,
@@ -389,11 +404,22 @@ impl Rack {
         })
     }
 
-    async fn spec(&self, t: &Testbed, assets: &Assets, image: &Image) -> anyhow::Result<LabSpec> {
-        let plan = render::switch_ports(&self.profile);
+    async fn spec(
+        &self,
+        t: &Testbed,
+        profile: &Profile,
+        boards: &BTreeMap<String, Board>,
+        assets: &Assets,
+        image: &Image,
+    ) -> anyhow::Result<LabSpec> {
+        let plan = render::switch_ports(profile);
         let mut machines = Vec::new();
         for name in &self.machines {
-            machines.push(self.machine(name, assets, image, &plan).await?);
+            let machine = self.machine(name, profile, assets, image, &plan).await?;
+            machines.push(match boards.get(name) {
+                Some(board) => board::machine(machine, board.clone(), profile)?,
+                None => machine,
+            });
         }
         for (machine, after) in &self.after {
             let found = machines.iter_mut().find(|it| it.name == *machine);
@@ -415,11 +441,12 @@ impl Rack {
     async fn machine(
         &self,
         name: &str,
+        profile: &Profile,
         assets: &Assets,
         image: &Image,
         plan: &render::SwitchPlan,
     ) -> anyhow::Result<MachineSpec> {
-        let machine = self.profile.machine(name)?;
+        let machine = profile.machine(name)?;
         let nics = plan.ports_of(name).map(|port| {
             Ok(NicSpec {
                 name: port.nic.clone(),
@@ -443,8 +470,8 @@ impl Rack {
             agent: way_in == WayIn::Agent,
             agent_args: Vec::new(),
             hostname: Some(name.to_owned()),
-            networkd: render::networkd(&self.profile, name)?,
-            udev: render::udev(&self.profile, name)?,
+            networkd: render::networkd(profile, name)?,
+            udev: render::udev(profile, name)?,
         };
         let takes_credentials = image.systemd.is_none_or(|version| version >= CREDENTIALS_SINCE);
         let shell = self.shell_of(image, way_in);
@@ -489,7 +516,7 @@ impl Rack {
             shell,
             credentials,
             hostname: Some(name.to_owned()),
-            files: vec![GuestFile { path: "/etc/hosts".to_owned(), content: render::hosts(&self.profile) }],
+            files: vec![GuestFile { path: "/etc/hosts".to_owned(), content: render::hosts(profile) }],
             addresses: addresses.collect(),
             after: Vec::new(),
         })

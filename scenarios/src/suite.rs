@@ -5,7 +5,7 @@ use harness::{Class, Options, Suite};
 
 /// Starts a suite. `name` is the test binary's.
 pub fn suite(name: &str) -> Suite {
-    harness::suite(name).with(Options { classify, ..Options::default() })
+    harness::suite(name).with(Options { classify, lacking: crate::board::lacking, ..Options::default() })
 }
 
 /// The class of the first error in the chain that knows.

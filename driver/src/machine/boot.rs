@@ -6,7 +6,7 @@ use std::time::Duration;
 use shell::Readiness;
 
 use super::Machine;
-use super::instance::{Instance, last_words};
+use super::instance::{Body, Instance, Qemu, last_words};
 use super::journal;
 use crate::console::{Position, Severity, Stage};
 use crate::death::Cause;
@@ -39,14 +39,17 @@ impl Machine {
 
     /// The same for an instance whose guest has booted long ago.
     pub(super) fn watch_restored(&self, instance: &Arc<Instance>) {
-        self.spawn_until_over(
-            instance,
-            |machine, instance| async move { machine.watch_exit(&instance).await },
-        );
-        self.spawn_until_over(
-            instance,
-            |machine, instance| async move { machine.watch_monitor(&instance).await },
-        );
+        match instance.body {
+            Body::Qemu(_) => {
+                self.spawn_until_over(instance, |machine, instance| async move {
+                    machine.watch_exit(&instance).await
+                });
+                self.spawn_until_over(instance, |machine, instance| async move {
+                    machine.watch_monitor(&instance).await
+                });
+            }
+            Body::Board(_) => self.watch_board(instance),
+        }
         self.spawn_until_over(instance, |machine, instance| async move {
             machine.watch_findings(&instance).await
         });
@@ -67,6 +70,7 @@ impl Machine {
                         format!("the boot was not finished: {error}"),
                         serde_json::Value::Null,
                     );
+                    machine.board_did_not_boot(&instance, &error);
                 }
             });
         }
@@ -78,7 +82,7 @@ impl Machine {
         let booted = if self.spec().agent.is_some() { Stage::Ready } else { Stage::Init };
         self.spawn_until_over(instance, move |machine, instance| async move {
             let mut stages = instance.console.stages();
-            let limit = machine.limit(LIMIT);
+            let limit = machine.boot_limit();
             tokio::select! {
                 _ = machine.died() => {}
                 _ = tokio::time::timeout(limit, stages.wait_for(|&stage| stage >= booted)) => {}
@@ -104,19 +108,21 @@ impl Machine {
     }
 
     async fn watch_exit(&self, instance: &Instance) {
-        let status = instance.child.wait().await;
+        let Some(qemu) = instance.qemu() else { return };
+        let status = qemu.child.wait().await;
         let log = self.inner.artifacts.join("qemu.log");
         let said = vec![last_words(&log, "it said nothing")];
         self.die(instance, Cause::QemuExited { status: status.to_string(), said });
     }
 
     async fn watch_monitor(&self, instance: &Arc<Instance>) {
-        let mut events = instance.qmp.events();
+        let Some(qemu) = instance.qemu() else { return };
+        let mut events = qemu.qmp.events();
         while let Ok(event) = events.recv().await {
             let reason = || event.data["reason"].as_str().unwrap_or("no reason given").to_owned();
             match event.name.as_str() {
                 "GUEST_PANICKED" => {
-                    self.hear_out(instance).await;
+                    self.hear_out(instance, qemu).await;
                     self.die(instance, Cause::GuestPanicked);
                 }
                 "SHUTDOWN" if event.data["guest"].as_bool() == Some(true) => {
@@ -127,7 +133,7 @@ impl Machine {
                     if event.data["open"].as_bool() == Some(false)
                         && event.data["id"].as_str() == Some(AGENT_PORT_ID) =>
                 {
-                    self.agent_left(instance).await
+                    self.agent_left(instance, qemu).await
                 }
                 _ => {}
             }
@@ -137,9 +143,9 @@ impl Machine {
     /// QEMU stops the machine at the moment when the guest's kernel tells it of its panic. A kernel that panics in an NMI
     /// or after a double fault has not written a word of it to the console by then, so it goes on until it has, and
     /// stands still again for the diagnosis. The registers are kept as they were at the panic.
-    async fn hear_out(&self, instance: &Instance) {
+    async fn hear_out(&self, instance: &Instance, qemu: &Qemu) {
         let registers = self.inner.artifacts.join("registers-at-panic.txt");
-        let kept = match instance.registers(LAST_WORDS).await {
+        let kept = match qemu.registers(LAST_WORDS).await {
             Ok(text) => fs_err::write(&registers, text).map_err(|error| error.to_string()),
             Err(error) => Err(error.to_string()),
         };
@@ -149,16 +155,16 @@ impl Machine {
         // By panic(9) of Linux, kernel/panic.c: the last that it writes before it stops for ever.
         let end = regex::Regex::new(r"---\[ end Kernel panic").expect("a valid expression");
         let nothing = || serde_json::json!({});
-        if instance.qmp.execute_raw_within("cont", nothing(), LAST_WORDS).await.is_ok() {
+        if qemu.qmp.execute_raw_within("cont", nothing(), LAST_WORDS).await.is_ok() {
             // What is missing after that is missing: the death has what there is.
             let _ = instance.console.wait_for(&end, Position::START, LAST_WORDS).await;
-            let _ = instance.qmp.execute_raw_within("stop", nothing(), LAST_WORDS).await;
+            let _ = qemu.qmp.execute_raw_within("stop", nothing(), LAST_WORDS).await;
         }
     }
 
     /// A reset that was asked for begins a new boot. Firmware resets its machine at will (SeaBIOS does so after
     /// each reset of the guest); any later one is the guest's.
-    fn was_reset(&self, instance: &Arc<Instance>, reason: String) {
+    pub(super) fn was_reset(&self, instance: &Arc<Instance>, reason: String) {
         if instance.take_expected_reset() {
             instance.guest.send_replace(None);
             instance.console.set_stage(Stage::Spawned);
@@ -171,12 +177,12 @@ impl Machine {
 
     /// The agent closed its port. That is a death of its own unless the guest goes down anyway, which the
     /// monitor then tells within moments.
-    async fn agent_left(&self, instance: &Instance) {
+    async fn agent_left(&self, instance: &Instance, qemu: &Qemu) {
         let greeted = instance.guest.borrow().is_some();
         if !greeted || instance.is_expected_to_reset() || instance.is_expected_to_end() {
             return;
         }
-        let mut events = instance.qmp.events();
+        let mut events = qemu.qmp.events();
         let going_down = async {
             while let Ok(event) = events.recv().await {
                 if matches!(event.name.as_str(), "SHUTDOWN" | "RESET" | "GUEST_PANICKED") {
@@ -215,7 +221,8 @@ impl Machine {
     /// Greets the agent, gives the guest its name and files, and waits for systemd to finish the boot.
     async fn bring_up(&self, instance: &Instance) -> Result<(), crate::Error> {
         let Some(transport) = instance.transport.clone() else { return Ok(()) };
-        let options = GuestOptions { machine: self.name().to_owned(), limit: self.limit(LIMIT) };
+        self.talk_to_boot_loader(instance).await?;
+        let options = GuestOptions { machine: self.name().to_owned(), limit: self.boot_limit() };
         let limit = options.limit;
         let earlier = instance.known_guest();
         let guest = match earlier {
@@ -229,7 +236,7 @@ impl Machine {
         self.set_up(&guest).await?;
         instance.console.set_stage(Stage::Agent);
         instance.guest.send_replace(Some(guest.clone()));
-        guest.wait_booted(self.limit(LIMIT)).await.map_err(|e| self.guest_error(e))?;
+        guest.wait_booted(self.boot_limit()).await.map_err(|e| self.guest_error(e))?;
         instance.console.set_stage(Stage::Ready);
         Ok(())
     }
@@ -257,6 +264,7 @@ impl Machine {
     ) -> Result<Guest, GuestError> {
         let spec = self.spec();
         let readiness = match spec.first_shell() {
+            Some(ShellSpec::Serial(_)) if self.has_own_login() => Readiness::Now,
             None => return Guest::connect(transport, options).await,
             Some(ShellSpec::Backdoor) => Readiness::Text(ShellSpec::BACKDOOR_READY.to_owned()),
             Some(ShellSpec::Serial(login)) => Readiness::Login(login.clone()),
@@ -277,6 +285,6 @@ impl Machine {
             let done = guest.write_file(&file.path, file.content.as_bytes(), 0o644, limit).await;
             done.map_err(|e| self.guest_error(e))?;
         }
-        Ok(())
+        self.take_up_network(guest, limit * 4).await
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::Machine;
-use super::instance::Instance;
+use super::instance::Qemu;
 use crate::guest::Exec;
 
 /// What one question may take: a guest that is wedged must not hold up the others.
@@ -29,6 +29,9 @@ impl Machine {
     /// Writes `qmp-status.json`, `registers.txt`, a screenshot, the whole `journal.export` and the other answers of the
     /// guest into the machine's artefacts. What can't be had is left out, with a line in `diag/missing.txt`.
     pub async fn diagnose(&self) {
+        if let Some(rig) = &self.inner.board {
+            rig.note_failure();
+        }
         let folder = self.artifacts().join("diag");
         if let Err(error) = fs_err::create_dir_all(&folder) {
             tracing::warn!(%error, "no diagnosis can be kept");
@@ -43,12 +46,13 @@ impl Machine {
 
     async fn ask_qemu(&self, folder: &Path) -> Vec<String> {
         let Some(instance) = self.instance() else { return vec!["QEMU: the machine is off".to_owned()] };
+        let Some(qemu) = instance.qemu() else { return self.ask_board(folder).await };
         let mut missing = Vec::new();
-        match instance.qmp.execute_raw_within("query-status", json!({}), LIMIT).await {
+        match qemu.qmp.execute_raw_within("query-status", json!({}), LIMIT).await {
             Ok(status) => keep(&folder.join("qmp-status.json"), status.to_string().as_bytes(), &mut missing),
             Err(error) => missing.push(format!("qmp-status.json: {error}")),
         }
-        match instance.registers(LIMIT).await {
+        match qemu.registers(LIMIT).await {
             Ok(text) => keep(&folder.join("registers.txt"), text.as_bytes(), &mut missing),
             Err(error) => missing.push(format!("registers.txt: {error}")),
         }
@@ -87,7 +91,7 @@ impl Machine {
     }
 }
 
-impl Instance {
+impl Qemu {
     /// The registers of all virtual CPUs, as text.
     pub(super) async fn registers(&self, limit: Duration) -> Result<String, qmp::Error> {
         let ask = json!({ "command-line": "info registers -a" });

@@ -58,12 +58,13 @@ impl Machine {
     /// Writes a PNG of the machine's screen to `<artefacts>/screenshot-<name>.png` and gives the path.
     ///
     /// # Errors
-    /// [`Error::Off`] or [`Error::Qmp`].
+    /// [`Error::Off`] or [`Error::Qmp`]; [`Error::Unsupported`] of a board.
     pub async fn screenshot(&self, name: &str) -> Result<PathBuf, Error> {
         let instance = self.running("a screenshot")?;
         let path = self.inner.artifacts.join(format!("screenshot-{name}.png"));
         let arguments = json!({ "filename": path, "format": "png" });
-        let taken = instance.qmp.execute_raw_within("screendump", arguments, SCREENSHOT_LIMIT).await;
+        let qemu = self.qemu(&instance, "a screenshot")?;
+        let taken = qemu.qmp.execute_raw_within("screendump", arguments, SCREENSHOT_LIMIT).await;
         taken.map_err(|source| self.qmp_error("taking a screenshot", source))?;
         Ok(path)
     }

@@ -1,4 +1,4 @@
-//! A machine between power-on and power-off: QEMU and what hangs on it.
+//! A machine between power-on and power-off: QEMU or a board, and what hangs on it.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Machine;
+use super::board::PoweredBoard;
 use super::saved::Incoming;
 use crate::Error;
 use crate::console::{Console, ConsoleOptions};
@@ -23,23 +24,18 @@ const START_LIMIT: Duration = Duration::from_secs(15);
 
 /// What runs.
 pub(super) struct Instance {
-    pub(super) child: Child,
-    pub(super) qmp: qmp::Client,
+    pub(super) body: Body,
     pub(super) console: Console,
     /// The agent's channel, once it has greeted; `None` again while the guest reboots.
     pub(super) guest: watch::Sender<Option<Guest>>,
     /// Counts the resets that were asked for.
     pub(super) resets: watch::Sender<u64>,
-    /// Where the guest's memory lies.
-    pub(super) memory: Memory,
     /// How the agent, or the shell, is reached.
     pub(super) transport: Option<Arc<dyn Transport>>,
     /// The agent that the shell hands over to.
     pub(super) hand_over: Option<HandOver>,
     /// How the journal is followed: another session with the same agent.
     pub(super) journal: Option<Arc<dyn Transport>>,
-    /// The vhost-user-vsock daemon, which must live as long as QEMU.
-    _vsock_daemon: Option<Child>,
     pub(super) started: Instant,
     /// Ends the tasks that watch this instance.
     pub(super) over: CancellationToken,
@@ -53,7 +49,65 @@ pub(super) struct Instance {
     expected_to_reset: AtomicBool,
 }
 
+/// What the guest runs on.
+pub(super) enum Body {
+    Qemu(Qemu),
+    Board(PoweredBoard),
+}
+
+/// A QEMU that runs.
+pub(super) struct Qemu {
+    pub(super) child: Child,
+    pub(super) qmp: qmp::Client,
+    /// Where the guest's memory lies.
+    pub(super) memory: Memory,
+    /// The vhost-user-vsock daemon, which must live as long as QEMU.
+    _vsock_daemon: Option<Child>,
+}
+
 impl Instance {
+    /// One that has just been powered on.
+    pub(super) fn new(
+        body: Body,
+        console: Console,
+        transport: Option<Arc<dyn Transport>>,
+        journal: Option<Arc<dyn Transport>>,
+        started: Instant,
+    ) -> Self {
+        Self {
+            body,
+            console,
+            guest: watch::Sender::new(None),
+            resets: watch::Sender::new(0),
+            transport,
+            hand_over: None,
+            journal,
+            started,
+            over: CancellationToken::new(),
+            known: OnceLock::new(),
+            paused: AtomicBool::new(false),
+            to_be_greeted: AtomicBool::new(false),
+            expected_to_end: AtomicBool::new(false),
+            expected_to_reset: AtomicBool::new(false),
+        }
+    }
+
+    /// Its QEMU, if it has one.
+    pub(super) fn qemu(&self) -> Option<&Qemu> {
+        match &self.body {
+            Body::Qemu(qemu) => Some(qemu),
+            Body::Board(_) => None,
+        }
+    }
+
+    /// Whether QEMU runs, or the board has power as far as is known.
+    pub(super) fn is_running(&self) -> bool {
+        match &self.body {
+            Body::Qemu(qemu) => qemu.child.try_status().is_none(),
+            Body::Board(board) => board.is_on(),
+        }
+    }
+
     /// The channel of an earlier boot, to be opened again.
     pub(super) fn known_guest(&self) -> Option<Guest> {
         self.known.get().cloned()
@@ -91,7 +145,9 @@ impl Instance {
 impl Drop for Instance {
     fn drop(&mut self) {
         self.over.cancel();
-        self.child.kill_group();
+        if let Body::Qemu(qemu) = &self.body {
+            qemu.child.kill_group();
+        }
     }
 }
 
@@ -172,25 +228,10 @@ pub(super) async fn power_on(machine: &Machine, incoming: Option<&Incoming<'_>>)
         // Both ends are connected: the name has done its work.
         let _ = fs_err::remove_file(path);
     }
-    Ok(Instance {
-        child,
-        qmp,
-        console,
-        guest: watch::Sender::new(None),
-        resets: watch::Sender::new(0),
-        memory,
-        transport: way.transport,
-        hand_over: way.hand_over,
-        journal: way.journal,
-        _vsock_daemon: way.daemon,
-        started,
-        over: CancellationToken::new(),
-        known: OnceLock::new(),
-        paused: AtomicBool::new(false),
-        to_be_greeted: AtomicBool::new(false),
-        expected_to_end: AtomicBool::new(false),
-        expected_to_reset: AtomicBool::new(false),
-    })
+    let body = Body::Qemu(Qemu { child, qmp, memory, _vsock_daemon: way.daemon });
+    let mut instance = Instance::new(body, console, way.transport, way.journal, started);
+    instance.hand_over = way.hand_over;
+    Ok(instance)
 }
 
 fn spawn(machine: &Machine, command: Command, log: &std::path::Path) -> Result<Child, Error> {

@@ -1,5 +1,6 @@
-//! A virtual machine: power, verbs, waits, and the watch over its death.
+//! A machine, be it virtual or a board: power, verbs, waits, and the watch over its death.
 
+mod board;
 mod boot;
 mod command;
 mod diagnose;
@@ -33,7 +34,9 @@ use crate::journal::Journal;
 use crate::lab::Context;
 use crate::spec::{MachineSpec, NicSpec};
 use crate::supervisor::Event;
-use instance::Instance;
+use board::Rig;
+pub(crate) use board::problem as board_problem;
+use instance::{Instance, Qemu};
 pub(crate) use saved::{Incoming, Parts};
 use script::Scripted;
 
@@ -57,6 +60,8 @@ struct Inner {
     data: Vec<Overlay>,
     /// What it has besides if a start script starts it.
     scripted: Option<Scripted>,
+    /// What it is if it is a board.
+    board: Option<Rig>,
     /// This machine's own UEFI variables.
     vars: Option<PathBuf>,
     /// Held during a change of power, so that two of them don't mix.
@@ -125,8 +130,11 @@ impl Machine {
             });
         }
         let scripted = Scripted::create(&spec, &lab)?;
+        let board = Rig::create(&spec, &lab)?;
         let plugged = match (saved, &scripted) {
             (Some(saved), _) => saved.nics(),
+            // A board's are where its cables lead to.
+            _ if board.is_some() => Vec::new(),
             // The NICs of a start script are plugged in once it runs.
             (None, Some(_)) => Vec::new(),
             (None, None) => spec.nics.iter().cloned().zip(0..).collect(),
@@ -144,6 +152,7 @@ impl Machine {
             disk,
             data,
             scripted,
+            board,
             vars,
             power: tokio::sync::Mutex::default(),
             running: Mutex::default(),
@@ -193,10 +202,10 @@ impl Machine {
         self.instance().map_or(Stage::Spawned, |i| i.console.stage())
     }
 
-    /// Whether QEMU runs.
+    /// Whether QEMU runs, or the board has power as far as is known.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        self.instance().is_some_and(|i| i.child.try_status().is_none())
+        self.instance().is_some_and(|i| i.is_running())
     }
 
     /// The serial console of the machine as it runs now.
@@ -207,18 +216,24 @@ impl Machine {
         Ok(self.running("the console")?.console.clone())
     }
 
-    /// The process id of QEMU, for tests that kill it.
+    /// The process id of QEMU, for tests that kill it; a board has none.
     #[must_use]
     pub fn qemu_pid(&self) -> Option<u32> {
-        self.instance().map(|i| i.child.pid())
+        self.instance().and_then(|i| i.qemu().map(|qemu| qemu.child.pid()))
     }
 
     /// QEMU's monitor, for what the driver has no verb for.
     ///
     /// # Errors
-    /// [`Error::Off`].
+    /// [`Error::Off`]; [`Error::Unsupported`] of a board.
     pub fn monitor(&self) -> Result<qmp::Client, Error> {
-        Ok(self.running("the monitor")?.qmp.clone())
+        let instance = self.running("the monitor")?;
+        Ok(self.qemu(&instance, "the monitor")?.qmp.clone())
+    }
+
+    /// The QEMU of what runs.
+    fn qemu<'i>(&self, instance: &'i Instance, operation: &str) -> Result<&'i Qemu, Error> {
+        instance.qemu().ok_or_else(|| self.not_on_a_board(operation))
     }
 
     /// The channel to the agent or the shell, once the guest is up far enough to have one.
@@ -232,7 +247,7 @@ impl Machine {
         if !self.has_way_in() {
             return Err(Error::NoAgent { machine: self.name().to_owned(), operation: "this".to_owned() });
         }
-        let limit = self.limit(boot::LIMIT);
+        let limit = self.boot_limit();
         let ready = async {
             let mut guest = instance.guest.subscribe();
             guest.wait_for(Option::is_some).await.ok().and_then(|guest| guest.clone())
@@ -260,9 +275,19 @@ impl Machine {
         }
     }
 
+    /// What a boot may take: a board's file says it.
+    pub(crate) fn boot_limit(&self) -> Duration {
+        match &self.inner.board {
+            Some(rig) => rig.boot_limit().min(self.inner.lab.supervisor.remaining()),
+            None => self.limit(boot::LIMIT),
+        }
+    }
+
     /// Scales a limit by the accelerator and cuts it to what is left of the test.
     pub(crate) fn limit(&self, limit: Duration) -> Duration {
-        (limit * self.inner.lab.accel.time_factor()).min(self.inner.lab.supervisor.remaining())
+        // A board's pace is its own.
+        let factor = if self.inner.board.is_some() { 1 } else { self.inner.lab.accel.time_factor() };
+        (limit * factor).min(self.inner.lab.supervisor.remaining())
     }
 
     /// Runs `work`, unless the machine dies first.

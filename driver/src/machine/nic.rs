@@ -41,12 +41,14 @@ impl Machine {
     /// # Errors
     /// [`Error::Spec`] when there is no such NIC, [`Error::Qmp`] or [`Error::Switch`].
     pub async fn set_carrier(&self, nic: &str, up: bool) -> Result<(), Error> {
+        self.has_own_cables("setting the carrier of a NIC")?;
         let plugged = self.find_nic(nic)?;
         self.inner.lab.switch.set_admin(plugged.port, up)?;
         if let Some(instance) = self.instance() {
+            let qemu = self.qemu(&instance, "setting the carrier of a NIC")?;
             // A start script gives no names to its NICs but to what is behind them, and carrier is theirs alike.
             let name = if self.inner.scripted.is_some() { script_netdev(plugged.slot) } else { nic_id(nic) };
-            let set = instance.qmp.execute_raw("set_link", json!({ "name": name, "up": up })).await;
+            let set = qemu.qmp.execute_raw("set_link", json!({ "name": name, "up": up })).await;
             set.map_err(|e| self.qmp_error(format!("setting the carrier of {nic}"), e))?;
         }
         let word = if up { "up" } else { "down" };
@@ -93,6 +95,7 @@ impl Machine {
         port: PortId,
         slot: usize,
     ) -> Result<(), Error> {
+        let qemu = self.qemu(instance, "plugging a NIC")?;
         let switch = &self.inner.lab.switch;
         if let Some(spec) = self.spec().bundles.iter().find(|bundle| bundle.nics.contains(&nic.name)) {
             let bundle = switch.bundles()?.into_iter().find(|bundle| bundle.name == spec.name);
@@ -115,8 +118,8 @@ impl Machine {
             };
         }
         let plug = async {
-            instance.qmp.execute_raw("netdev_add", netdev).await?;
-            instance.qmp.execute_raw("device_add", device).await
+            qemu.qmp.execute_raw("netdev_add", netdev).await?;
+            qemu.qmp.execute_raw("device_add", device).await
         };
         plug.await.map(drop).map_err(|e| self.qmp_error(format!("plugging {}", nic.name), e))
     }
@@ -130,10 +133,11 @@ impl Machine {
         self.has_own_qemu("unplugging a NIC")?;
         let instance = self.running("unplugging a NIC")?;
         let plugged = self.find_nic(nic)?;
+        let qemu = self.qemu(&instance, "unplugging a NIC")?;
         let timer = super::Timer::start();
-        let mut events = instance.qmp.events();
+        let mut events = qemu.qmp.events();
         let id = nic_id(nic);
-        let asked = instance.qmp.execute_raw("device_del", json!({ "id": id })).await;
+        let asked = qemu.qmp.execute_raw("device_del", json!({ "id": id })).await;
         asked.map_err(|e| self.qmp_error(format!("unplugging {nic}"), e))?;
         let gone = async {
             while let Ok(event) = events.recv().await {
@@ -148,7 +152,7 @@ impl Machine {
             let last = instance.console.tail(super::EVIDENCE_LINES);
             return Err(self.condition_error(format!("the guest lets go of {nic}"), &timer, 1, last));
         }
-        let deleted = instance.qmp.execute_raw("netdev_del", json!({ "id": netdev_id(nic) })).await;
+        let deleted = qemu.qmp.execute_raw("netdev_del", json!({ "id": netdev_id(nic) })).await;
         deleted.map_err(|e| self.qmp_error(format!("unplugging {nic}"), e))?;
         self.inner.lab.switch.remove_port(plugged.port)?;
         self.lock_nics().retain(|n| n.spec.name != nic);
@@ -171,6 +175,7 @@ impl Machine {
 
     /// Refuses what can only be done to a QEMU that the driver has made.
     fn has_own_qemu(&self, operation: &str) -> Result<(), Error> {
+        self.has_own_cables(operation)?;
         if self.inner.scripted.is_none() {
             return Ok(());
         }
@@ -225,6 +230,9 @@ impl Machine {
     }
 
     fn find_nic(&self, nic: &str) -> Result<Plugged, Error> {
+        if let Some(rig) = &self.inner.board {
+            return rig.plugged(self, nic);
+        }
         let plugged = self.plugged().into_iter().find(|n| n.spec.name == nic);
         plugged.ok_or_else(|| match self.spec().nics.iter().any(|n| n.name == nic) {
             true if self.inner.scripted.is_some() => {
@@ -238,6 +246,10 @@ impl Machine {
     }
 
     fn plugged(&self) -> Vec<Plugged> {
+        if let Some(rig) = &self.inner.board {
+            let nics = self.spec().nics.iter();
+            return nics.filter_map(|nic| rig.plugged(self, &nic.name).ok()).collect();
+        }
         self.lock_nics().clone()
     }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
-use super::{Machine, Timer, instance};
+use super::instance::{self, Body, Instance};
+use super::{Machine, Timer};
 use crate::Error;
 
 /// What an orderly shutdown may take, before scaling.
@@ -19,7 +20,7 @@ const RESET_LIMIT: Duration = Duration::from_secs(60);
 
 impl Machine {
     /// Powers the machine on, when it is its turn: no more virtual CPUs boot at once than the host can run. Returns once
-    /// QEMU runs and its console is captured; the boot goes on, and [`Machine::wait_ready`] waits for its end. A machine
+    /// QEMU runs, or the board has power, and its console is captured; the boot goes on, and [`Machine::wait_ready`] waits for its end. A machine
     /// that runs already is left alone, and so is one whose lab is over.
     ///
     /// # Errors
@@ -28,13 +29,19 @@ impl Machine {
         if self.is_running() {
             return Ok(());
         }
-        let turn = self.turn_to_boot().await;
+        // A board takes nothing of the host.
+        let turn = if self.inner.board.is_some() { Box::new(()) } else { self.turn_to_boot().await };
         let _power = self.inner.power.lock().await;
         if self.is_running() || self.inner.lab.over.is_cancelled() {
             return Ok(());
         }
-        let instance = Arc::new(instance::power_on(self, None).await?);
-        self.event("power", "on", serde_json::json!({ "qemu_pid": instance.child.pid() }));
+        let instance = match &self.inner.board {
+            Some(rig) => rig.power_on(self).await?,
+            None => instance::power_on(self, None).await?,
+        };
+        let instance = Arc::new(instance);
+        let pid = instance.qemu().map(|qemu| qemu.child.pid());
+        self.event("power", "on", serde_json::json!({ "qemu_pid": pid }));
         self.set_instance(Some(instance.clone()));
         self.end_waiting();
         self.watch(&instance);
@@ -42,24 +49,30 @@ impl Machine {
         Ok(())
     }
 
-    /// Asks the guest to power itself off, and waits until QEMU has ended. The disk stays as it is.
+    /// Asks the guest to power itself off, and waits until QEMU has ended, or the board is off. The disk stays as it is.
     ///
     /// Limit: 60 s before scaling; `.within(..)` sets another.
     pub fn shutdown(&self) -> Shutdown<'_> {
         Shutdown { machine: self, limit: SHUTDOWN_LIMIT }
     }
 
-    /// Cuts the power: QEMU gets SIGKILL, and the guest no chance to write anything.
+    /// Cuts the power: QEMU gets SIGKILL, a board is turned off, and the guest has no chance to write anything.
     ///
     /// # Errors
-    /// [`Error::Off`] when it is not running.
+    /// [`Error::Off`] when it is not running, [`Error::Board`].
     pub async fn crash(&self) -> Result<(), Error> {
         let _power = self.inner.power.lock().await;
         let instance = self.running("crash")?;
         instance.expect_end();
         self.event("power", "cut", serde_json::Value::Null);
-        instance.child.kill_group();
-        let _ = tokio::time::timeout(KILL_LIMIT, instance.child.wait()).await;
+        match (&instance.body, &self.inner.board) {
+            (Body::Qemu(qemu), _) => {
+                qemu.child.kill_group();
+                let _ = tokio::time::timeout(KILL_LIMIT, qemu.child.wait()).await;
+            }
+            (Body::Board(_), Some(rig)) => rig.power_off(self, &instance).await?,
+            (Body::Board(_), None) => {}
+        }
         self.powered_off();
         Ok(())
     }
@@ -74,27 +87,46 @@ impl Machine {
     /// Ends QEMU whatever it does: politely over QMP, then by SIGKILL. For teardown.
     pub(crate) async fn quit(&self, grace: Duration) {
         let _power = self.inner.power.lock().await;
+        if let Some(rig) = &self.inner.board
+            && !rig.give_back(self).await
+        {
+            return;
+        }
         let Some(instance) = self.instance() else { return };
         instance.expect_end();
-        if instance.child.try_status().is_none() {
-            let quit = instance.qmp.execute_raw("quit", serde_json::json!({}));
+        if let Body::Qemu(qemu) = &instance.body
+            && qemu.child.try_status().is_none()
+        {
+            let quit = qemu.qmp.execute_raw("quit", serde_json::json!({}));
             let polite = async {
                 let _ = quit.await;
-                instance.child.wait().await
+                qemu.child.wait().await
             };
             if tokio::time::timeout(grace, polite).await.is_err() {
-                instance.child.kill_group();
-                let _ = tokio::time::timeout(KILL_LIMIT, instance.child.wait()).await;
+                qemu.child.kill_group();
+                let _ = tokio::time::timeout(KILL_LIMIT, qemu.child.wait()).await;
             }
         }
         self.powered_off();
+    }
+
+    /// Resolves when a guest that was asked to power off has done so.
+    async fn ended(&self, instance: &Instance) {
+        match (&instance.body, &self.inner.board) {
+            (Body::Qemu(qemu), _) => drop(qemu.child.wait().await),
+            (Body::Board(board), Some(rig)) => rig.ended(instance, board).await,
+            (Body::Board(_), None) => {}
+        }
     }
 
     /// Kills QEMU now, without waiting: the backstop.
     pub(crate) fn kill_now(&self) {
         if let Some(instance) = self.instance() {
             instance.expect_end();
-            instance.child.kill_group();
+            // A board's power is turned by commands, for which there is no time here: it stays as it is.
+            if let Body::Qemu(qemu) = &instance.body {
+                qemu.child.kill_group();
+            }
         }
     }
 
@@ -129,11 +161,16 @@ impl Shutdown<'_> {
         let timer = Timer::start();
         instance.expect_end();
         machine.event("power", "shutting down", serde_json::Value::Null);
+        instance.mark();
         guest.poweroff().await.map_err(|e| machine.guest_error(e))?;
-        if tokio::time::timeout(machine.limit(self.limit), instance.child.wait()).await.is_err() {
+        if tokio::time::timeout(machine.limit(self.limit), machine.ended(&instance)).await.is_err() {
             let last = instance.console.tail(super::EVIDENCE_LINES);
             let what = "a guest that was asked to power off is off".to_owned();
             return Err(machine.condition_error(what, &timer, 1, last));
+        }
+        if let Some(rig) = &machine.inner.board {
+            // What has shut itself down may still have power.
+            rig.power_off(machine, &instance).await?;
         }
         machine.powered_off();
         machine.event("power", "off", serde_json::Value::Null);
@@ -174,6 +211,7 @@ impl Reboot<'_> {
             let mut resets = instance.resets.subscribe();
             resets.mark_unchanged();
             instance.expect_reset(true);
+            instance.mark();
             machine.event("power", "rebooting", serde_json::Value::Null);
             guest.reboot().await.map_err(|e| machine.guest_error(e))?;
             let limit = machine.limit(self.limit);

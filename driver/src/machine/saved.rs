@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::instance::{self, Instance};
+use super::instance::{self, Instance, Qemu};
 use super::{Machine, Timer, boot, journal};
 use crate::Error;
 use crate::checkpoint::{Checkpoint, CheckpointError, SavedMachine, SavedNic};
@@ -57,6 +57,12 @@ impl MachineSpec {
         if let Some(nic) = self.nics.iter().find(|nic| nic.backend == NicBackend::VhostUser) {
             let device = format!("{} (a fast NIC, vhost-user)", nic.name);
             return Err(CheckpointError::Unmigratable { machine, device });
+        }
+        if matches!(self.boot, Boot::Board(_)) {
+            return Err(CheckpointError::Unfit {
+                machine,
+                why: "it is a board, whose memory nobody can save",
+            });
         }
         if matches!(self.boot, Boot::Script(_)) {
             let why = "its start script decides what it is made of, so that it can't be made the same again";
@@ -213,7 +219,8 @@ impl Machine {
     pub(crate) async fn save(&self, stream: &Path) -> Result<Parts, Error> {
         let timer = Timer::start();
         let instance = self.running("saving")?;
-        let in_memfd = instance.memory == Memory::Memfd;
+        let qemu = self.qemu(&instance, "saving")?;
+        let in_memfd = qemu.memory == Memory::Memfd;
         let known = self.monitor_command(&instance, "query-migrate-capabilities", json!({})).await?;
         if !has_capability(&known, IGNORE_SHARED) {
             return Err(self.too_old("the migration capability x-ignore-shared").into());
@@ -227,7 +234,7 @@ impl Machine {
             .await?;
         let uri = format!("exec:cat > {}", quote(&stream.display().to_string()));
         let failed = |said: String| Error::from(self.save_error(timer.elapsed(), said));
-        let begun = instance.qmp.execute_raw("migrate", json!({ "uri": uri })).await;
+        let begun = qemu.qmp.execute_raw("migrate", json!({ "uri": uri })).await;
         begun.map_err(|refused| failed(refused.to_string()))?;
         let mut backoff = Backoff::new(self.limit(LIMIT));
         loop {
@@ -243,7 +250,7 @@ impl Machine {
             }
         }
         let ram = match in_memfd {
-            true => Some(instance.memfd(self.inner.spec.memory_mib).map_err(failed)?),
+            true => Some(qemu.memfd(self.inner.spec.memory_mib).map_err(failed)?),
             false => None,
         };
         let disk = self.inner.disk.as_ref().ok_or_else(|| failed("it has no disk".to_owned()))?;
@@ -252,7 +259,7 @@ impl Machine {
             disk: disk.path().to_owned(),
             data: self.inner.data.iter().map(|disk| disk.path().to_owned()).collect(),
             vars: self.inner.vars.clone(),
-            named_memory: instance.memory != Memory::Own,
+            named_memory: qemu.memory != Memory::Own,
             nics: self.slots().into_iter().map(|(nic, slot)| SavedNic { nic, slot }).collect(),
             paused: instance.paused.load(Ordering::SeqCst),
         })
@@ -290,20 +297,21 @@ impl Machine {
             })
         };
         let instance = Arc::new(instance::power_on(self, Some(&incoming)).await?);
+        let qemu = self.qemu(&instance, "loading")?;
         let ignore = json!([{ "capability": IGNORE_SHARED, "state": in_file }]);
         self.monitor_command(&instance, "migrate-set-capabilities", json!({ "capabilities": ignore }))
             .await?;
         let uri = format!("exec:cat {}", quote(&stream.display().to_string()));
-        let begun = instance.qmp.execute_raw("migrate-incoming", json!({ "uri": uri })).await;
+        let begun = qemu.qmp.execute_raw("migrate-incoming", json!({ "uri": uri })).await;
         begun.map_err(|refused| failed(refused.to_string()))?;
         let mut backoff = Backoff::new(self.limit(LIMIT));
         loop {
-            if instance.child.try_status().is_some() {
+            if qemu.child.try_status().is_some() {
                 let log = self.inner.artifacts.join("qemu.log");
                 return Err(failed(instance::last_words(&log, "QEMU ended without a word")));
             }
             // A QEMU that can't load the state ends: its last words say more than the monitor's silence.
-            let status = instance.qmp.execute_raw("query-status", json!({})).await.unwrap_or(Value::Null);
+            let status = qemu.qmp.execute_raw("query-status", json!({})).await.unwrap_or(Value::Null);
             match status["status"].as_str() {
                 Some("inmigrate") | None if backoff.pause().await => {}
                 Some("inmigrate") | None => return Err(failed("its state is not loaded yet".into())),
@@ -318,7 +326,7 @@ impl Machine {
         instance.paused.store(incoming.saved.paused, Ordering::SeqCst);
         instance.to_be_greeted.store(true, Ordering::SeqCst);
         instance.console.set_stage(Stage::Agent);
-        self.event("power", "restored", json!({ "qemu_pid": instance.child.pid() }));
+        self.event("power", "restored", json!({ "qemu_pid": qemu.child.pid() }));
         self.set_instance(Some(instance.clone()));
         self.watch_restored(&instance);
         Ok(())
@@ -350,12 +358,13 @@ impl Machine {
         command: &str,
         arguments: Value,
     ) -> Result<Value, Error> {
-        let answer = instance.qmp.execute_raw_within(command, arguments, self.limit(boot::LIMIT)).await;
+        let qemu = self.qemu(instance, command)?;
+        let answer = qemu.qmp.execute_raw_within(command, arguments, self.limit(boot::LIMIT)).await;
         answer.map_err(|error| self.qmp_error(command, error))
     }
 }
 
-impl Instance {
+impl Qemu {
     /// The memfd of the guest's memory, as a path that this process can open.
     fn memfd(&self, memory_mib: u32) -> Result<PathBuf, String> {
         let descriptors = PathBuf::from(format!("/proc/{}/fd", self.child.pid()));

@@ -65,9 +65,11 @@ impl Machine {
     /// Waits until the guest has booted: the agent answers, hostname and files are set, and systemd has
     /// started what it was to start (with or without failed units). A fast NIC passes frames.
     ///
-    /// Limit: 75 s before scaling, from now, or from when it starts if it starts after another one.
+    /// Limit: 75 s before scaling, from now, or from when it starts if it starts after another one. For a board it is what
+    /// its file says.
     pub fn wait_ready(&self) -> WaitReady<'_> {
-        WaitReady { machine: self, limit: boot::LIMIT }
+        let limit = self.inner.board.as_ref().map_or(boot::LIMIT, |rig| rig.boot_limit());
+        WaitReady { machine: self, limit }
     }
 
     /// Waits until a systemd unit is active. A unit that fails ends the wait at once, with its last words.

@@ -140,7 +140,7 @@ pub fn recipe(qemu: &Qemu, accel: Accel, spec: &MachineSpec, memory: Memory) -> 
     let firmware = match spec.boot {
         Boot::Firmware => Some((Firmware::find()?, "variables".into())),
         // A start script brings its own.
-        Boot::Direct { .. } | Boot::Script(_) => None,
+        Boot::Direct { .. } | Boot::Script(_) | Boot::Board(_) => None,
     };
     let plugs = Plugs::Driver {
         qmp: "monitor".into(),
@@ -220,7 +220,7 @@ fn boot(line: &mut CommandLine, qemu: &Qemu, spec: &MachineSpec, wiring: &Wiring
             }
         }
         // It has a command line of its own: see `script`.
-        Boot::Script(_) => {}
+        Boot::Script(_) | Boot::Board(_) => {}
         Boot::Direct { kernel, initrd, cmdline } => {
             line.push("-kernel", kernel.display());
             if let Some(initrd) = initrd {
