@@ -3,7 +3,7 @@
 #   scenarioCheck pkgs {
 #     scenario = "cluster_vlans";    # a suite of scenarios/tests, or of tests of your own
 #     backend = "debian";            # a word for the name of the check
-#     image = ./server.wic;          # the disk; a TOML beside it is found, as anywhere
+#     image = "${./images}/server.wic";  # the disk; of the folder, so that the TOML beside it comes along
 #     filter = "forms";              # only tests whose names have this in them
 #     tcg = true;                    # emulate; without it the builder must have KVM
 #   }

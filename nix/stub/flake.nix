@@ -1,5 +1,5 @@
 # A stand-in for nixpkgs: the names of nix/nixpkgs-names.nix, and no other. Libraries do what the manual says of them;
-# packages are derivations that no one can build, and a NixOS system is its modules side by side, unchecked.
+# packages are derivations that no one can build (but see host.nix), and a NixOS system is its modules side by side, unchecked.
 {
   description = "A stand-in for nixpkgs, for evaluation only";
 
@@ -90,7 +90,9 @@
           mkShell = arguments: built "shell" (arguments // { name = "dev"; });
           writeShellApplication = built "application";
           runCommand = name: arguments: script: built "command" (arguments // { inherit name script; });
-        };
+        }
+        # What `nix/build.sh` builds with.
+        // (if builtins.pathExists ./vendor then import ./host.nix { inherit system; vendor = ./vendor; } else { });
     in
     {
       lib = only "lib" library;
