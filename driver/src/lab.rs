@@ -17,7 +17,7 @@ use crate::death::Died;
 use crate::fault::tell_service_faults;
 use crate::machine::Machine;
 use crate::qemu::{Accel, Firmware, Qemu, script_problem};
-use crate::spec::{Boot, BundleSpec, DataDisk, LabSpec, MachineSpec, NicBackend, NicSpec};
+use crate::spec::{Boot, BundleSpec, DataDisk, LabSpec, MachineSpec, NicBackend, NicSpec, is_hostname};
 use crate::supervisor::Supervisor;
 use crate::{Error, control};
 
@@ -439,15 +439,6 @@ fn bundle_problem(machine: &MachineSpec, bundle: &BundleSpec) -> Option<String> 
     let first = ports.next();
     let same = ports.all(|port| Some(port) == first);
     (!same).then(|| format!("the ports of the bundle {} have different VLANs", bundle.name))
-}
-
-/// One label of a host's name, as RFC 1123 (2.1) has it.
-fn is_hostname(name: &str) -> bool {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
-    (1..=63).contains(&name.len())
-        && name.chars().all(plain)
-        && !name.starts_with('-')
-        && !name.ends_with('-')
 }
 
 #[cfg(test)]

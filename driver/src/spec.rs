@@ -364,6 +364,16 @@ impl LabSpec {
     }
 }
 
+/// Whether a machine can have this name: one label of a host's name, as RFC 1123 (2.1) has it.
+#[must_use]
+pub fn is_hostname(name: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    (1..=63).contains(&name.len())
+        && name.chars().all(plain)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use switch::VlanId;

@@ -124,6 +124,7 @@ impl Dhcp {
 }
 
 /// The hosts of this process on a lab's switch, and what a test holds of their services.
+#[derive(Default)]
 pub(crate) struct LabServices {
     /// They end when they are dropped.
     pub(crate) hosts: Vec<Host>,

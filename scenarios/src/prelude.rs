@@ -10,8 +10,8 @@ pub use regex::Regex;
 pub use switch::{Direction, Distribution, FrameFilter, Impairment, VlanSet};
 
 pub use crate::{
-    BondStatus, BootMode, Cluster, Dhcp, Etcd, FormedCluster, K3s, Launched, Rack, Way, describe, kept_apart,
-    secs, suite, wait_bundle,
+    BondStatus, BootMode, Cluster, Dhcp, Etcd, FormedCluster, Imported, K3s, Launched, Rack, Way, describe,
+    kept_apart, secs, suite, wait_bundle,
 };
 
 /// What a test returns.

@@ -81,7 +81,8 @@ pub(crate) struct Plan {
     pub(crate) spec: LabSpec,
     pub(crate) qemu: Qemu,
     pub(crate) accel: Accel,
-    profile: Profile,
+    /// `None` for machines that others describe.
+    profile: Option<Profile>,
     checkpoints: bool,
     captures: Captures,
     /// How many copies of the lab the host has room for besides itself.
@@ -89,6 +90,26 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    /// Takes a lab's share of the host, and chooses how its guests are run.
+    ///
+    /// # Errors
+    /// When the host has no room for it, or `RACKLESS_ACCEL` asks for what can't be had.
+    pub(crate) async fn of(t: &Testbed, assets: &Assets, spec: LabSpec) -> anyhow::Result<Self> {
+        // A crowded host may let the test wait here: the deadline stands still.
+        t.budget(u64::from(spec.memory_mib()), spec.vcpus()).await?;
+        let accel = assets.accel(t, None).await?;
+        t.deadline().scale(f64::from(accel.time_factor()));
+        Ok(Self {
+            qemu: assets.qemu.clone(),
+            accel,
+            profile: None,
+            checkpoints: false,
+            captures: captures(t.settings().capture, Captures::default()),
+            copies: 0,
+            spec,
+        })
+    }
+
     /// Where the guests' memory lies.
     pub(crate) fn memory(&self) -> Memory {
         if self.checkpoints { Memory::Memfd } else { Memory::Own }
@@ -121,8 +142,13 @@ impl Plan {
 
     /// Starts the hosts on the lab's switch, and hands all of it to the harness.
     fn attach(self: &Arc<Self>, t: &Testbed, lab: Lab) -> anyhow::Result<Launched> {
-        name_vlans(&self.profile, &lab)?;
-        let LabServices { hosts, dhcp } = LabServices::start(&self.profile, lab.switch())?;
+        let LabServices { hosts, dhcp } = match &self.profile {
+            Some(profile) => {
+                name_vlans(profile, &lab)?;
+                LabServices::start(profile, lab.switch())?
+            }
+            None => LabServices::default(),
+        };
         let subject = t.attach(Arc::new(LabSubject::watched(lab.clone(), hosts)));
         Ok(Launched::new(lab, dhcp, self.clone(), subject))
     }
@@ -364,7 +390,7 @@ impl Rack {
     pub async fn launch_unwatched(self, t: &Testbed) -> anyhow::Result<Lab> {
         let plan = self.plan(t).await?;
         let lab = Lab::create(plan.spec.clone(), plan.options(t, None)?).await?;
-        let services = LabServices::start(&plan.profile, lab.switch())?;
+        let services = LabServices::start(&self.profile, lab.switch())?;
         t.attach(Arc::new(LabSubject::unwatched(lab.clone(), services.hosts)));
         lab.start().await?;
         Ok(lab)
@@ -376,6 +402,16 @@ impl Rack {
     /// As [`Rack::launch`].
     pub async fn prepare(self, t: &Testbed) -> anyhow::Result<Launched> {
         Arc::new(self.plan(t).await?).lab(t).await
+    }
+
+    /// What the lab would be made from; nothing is started, and nothing of the host is taken.
+    ///
+    /// # Errors
+    /// When the image can't be had.
+    pub async fn spec_of(&self, t: &Testbed) -> anyhow::Result<LabSpec> {
+        let assets = Assets::get(t).await?;
+        let image = assets.image(t, &self.image).await?;
+        self.spec(t, &assets, &image).await
     }
 
     /// Finds or builds all that the lab needs, and takes its share of the host.
@@ -396,7 +432,7 @@ impl Rack {
         Ok(Plan {
             qemu: assets.qemu.clone(),
             accel: choice,
-            profile,
+            profile: Some(profile),
             checkpoints: self.checkpoints,
             captures: captures(t.settings().capture, self.captures),
             copies: self.copies,

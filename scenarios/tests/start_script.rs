@@ -3,11 +3,20 @@
 
 use driver::spec::{Boot, NicSpec};
 use scenarios::prelude::*;
+use scenarios::start_script::{Disk, script, write};
+use serde_json::json;
 use services::{Host, HostOptions};
 use switch::{PortMode, VlanId};
 
+/// The VLAN of the test of NixOS.
+const VLAN: u16 = 7;
+
 fn main() -> ExitCode {
-    suite("start_script").test("contract", contract).test("forks", forks).run()
+    suite("start_script")
+        .test("contract", contract)
+        .test("forks", forks)
+        .test("nixos_test_configuration", nixos_test_configuration)
+        .run()
 }
 
 /// One machine, as the driver starts it itself.
@@ -132,6 +141,53 @@ async fn forks(t: &mut Testbed) -> Result {
         machine.succeed("hostname; cat /sys/class/net/eth1/speed; pidof rackless-agent || echo none").await?;
     ensure!(told == "server-1\n10000\nnone\n", "over the backdoor it said {told:?}");
     Ok(())
+}
+
+/// The JSON that nixosTest writes for its driver is all that names the machines. Their scripts are stand-ins that have a
+/// system of their own, and make their disks.
+async fn nixos_test_configuration(t: &mut Testbed) -> Result {
+    let names = ["server-1", "server-2"];
+    let machines = Rack::of(profiles::simple(), &names).own_backdoor().spec_of(t).await?.machines;
+    let mut vms = serde_json::Map::new();
+    for machine in &machines {
+        let path = t.artifacts().join(format!("run-{}-vm", machine.name));
+        write(&path, &script(machine, &[VLAN], "exec", Disk::Own)?)?;
+        vms.insert(machine.name.clone(), json!({ "name": machine.name, "start_script": path }));
+    }
+    let config = t.artifacts().join("config.json");
+    let text =
+        json!({ "vms": vms, "containers": {}, "vlans": [VLAN], "global_timeout": 3600, "test_script": null });
+    fs_err::write(&config, text.to_string())?;
+
+    let lab = Imported::nixos_test(&config)?.launch(t).await?;
+    t.step("its machines boot by their scripts", async || {
+        lab.wait_ready().await?;
+        ensure!(lab["server-2"].succeed("hostname").await?.trim() == "server-2", "another hostname");
+        Ok(())
+    })
+    .await?;
+    t.step("they reach each other in the test's VLAN", async || {
+        let address = machines[1].addresses["cluster"];
+        lab["server-1"].wait_until_succeeds(format!("ping -c1 -W5 {address}")).await?;
+        let vlan = VlanId::new(VLAN)?;
+        let out =
+            FrameFilter::new().direction(Direction::Out).src(lab["server-1"].spec().nics[0].mac.parse()?);
+        let frames = lab.switch().frames(&out)?;
+        ensure!(
+            !frames.is_empty() && frames.iter().all(|frame| frame.vlan == Some(vlan)),
+            "{}",
+            describe(&frames)
+        );
+        Ok(())
+    })
+    .await?;
+    t.step("a cut cable parts them", async || {
+        let cut = lab["server-2"].cut("eth1").await?;
+        lab["server-1"].fail(format!("ping -c2 -W2 {}", machines[1].addresses["cluster"])).await?;
+        cut.heal().await?;
+        Ok(())
+    })
+    .await
 }
 
 /// The processes of a group that run: their ids and names (proc(5), `/proc/pid/stat`).

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use driver::spec::is_hostname;
 use serde::Deserialize;
 
 use crate::error::Problem;
@@ -66,13 +67,4 @@ pub(crate) fn read(text: &[u8], problems: &mut Vec<Problem>) -> Config {
     vlans.dedup();
     let (global_timeout, test_script) = (raw.global_timeout, raw.test_script);
     Config { vms: vms.into_iter().collect(), vlans, global_timeout, test_script }
-}
-
-/// One label of a host's name, as RFC 1123 (2.1) has it: the driver's own rule for the names of machines.
-fn is_hostname(name: &str) -> bool {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
-    (1..=63).contains(&name.len())
-        && name.chars().all(plain)
-        && !name.starts_with('-')
-        && !name.ends_with('-')
 }

@@ -244,9 +244,11 @@ impl Attaching {
         }
         let bad = bootstrap.bad.as_str();
         let before = self.wire.state().damages;
+        // The server of an earlier attempt may greet late: it leaves, and its directory goes with it.
+        let greeting = format!("{attempt}\n");
         let look = |state: &mut State| match state.take_reply() {
-            Some(body) => Some(Some(body)),
-            None => (state.says(bad) || state.damages != before).then_some(None),
+            Some(body) if body.starts_with(greeting.as_bytes()) => Some(Some(body)),
+            _ => (state.says(bad) || state.damages != before).then_some(None),
         };
         match self.wire.wait(silence, self.left(), look).await {
             Waited::Came(Some(body)) => self.greeted(&body),
@@ -269,7 +271,7 @@ impl Attaching {
         let text = String::from_utf8_lossy(body);
         let mut lines = text.lines();
         let mut next = || lines.next().unwrap_or_default().to_owned();
-        let (directory, boot_id, uid, missing) = (next(), next(), next(), next());
+        let (_attempt, directory, boot_id, uid, missing) = (next(), next(), next(), next(), next());
         let tools: Vec<String> = missing.split_whitespace().map(str::to_owned).collect();
         let machine = self.options.machine.clone();
         if !tools.is_empty() {

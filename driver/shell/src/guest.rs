@@ -78,7 +78,7 @@ D=$(mktemp -d /run/rackless.XXXXXX 2>/dev/null || mktemp -d /tmp/rackless.XXXXXX
 i=
 for t in @TOOLS@; do command -v $t >/dev/null 2>&1 || i="$i $t"; done
 read -r t </proc/sys/kernel/random/boot_id || t=unknown
-w r0 "$(printf '%s\n' "$D" "$t" "$(id -u)" "$i" | b)"
+w r0 "$(printf '%s\n' "$A" "$D" "$t" "$(id -u)" "$i" | b)"
 while IFS= read -r l; do
 case $l in @LEAVE@*) break ;; *"$M "*) l=${l#*"$M "} ;; *) continue ;; esac
 s=${l%% *}; l=${l#* }
@@ -104,10 +104,11 @@ pub(crate) struct Bootstrap {
 }
 
 impl Bootstrap {
-    /// The server of one session. `attempt` is in what it prints, so that an earlier attempt's words don't count.
+    /// The server of one session. `attempt` is in what it prints, its greeting included, so that an earlier attempt's words
+    /// don't count.
     pub(crate) fn new(marker: &Marker, attempt: u32) -> Self {
         let server = SERVER.replace("@TOOLS@", &TOOLS.join(" ")).replace("@LEAVE@", LEAVE);
-        let server = STANDARD.encode(format!("M={}\n{server}", marker.as_str()));
+        let server = STANDARD.encode(format!("M={}\nA={attempt}\n{server}", marker.as_str()));
         let digest = hex(&Sha256::digest(server.as_bytes()));
         // Neither the marker nor what is waited for stands in this line, whose echo comes back: it is printed in halves.
         let (head, tail) = ("rackless-", &marker.as_str()[4..]);

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use driver::Machine;
-use driver::guest::Output;
+use driver::guest::{Output, Status};
 use profiles::render;
 
 use crate::cluster::{Cluster, secs};
@@ -23,6 +23,8 @@ pub use contract::{Contract, Files, Join, Kind};
 /// From the start of the first server to an API that answers, and from the start of the last machine to nodes that are
 /// Ready, before scaling: on idle machines it is half a minute.
 const FORM_LIMIT: Duration = Duration::from_secs(120);
+/// How a look at the API says that its unit failed.
+const FAILED: i32 = 9;
 /// The words of the journal that an error shows of a machine whose node is not as it should be.
 const JOURNAL_LINES: u32 = 8;
 
@@ -119,16 +121,29 @@ impl<'c> K3s<'c> {
     }
 
     async fn wait_api(&self, server: &Machine) -> anyhow::Result<()> {
-        // As etcd's words do, and an unreachable API gives no answer at all.
-        let ready = "k3s kubectl get --raw /readyz";
-        let answered = server.wait_until_succeeds(ready).within(FORM_LIMIT).await;
-        if let Err(error) = answered {
-            let journal = self.journal(server).await;
-            return Err(
-                anyhow::Error::from(error).context(format!("{}: no API of K3s{journal}", server.name()))
-            );
-        }
-        Ok(())
+        let unit = self.contract(server).await?.unit;
+        // A unit that is not started again by itself never gets there.
+        let look = format!(
+            "k3s kubectl get --raw /readyz && exit 0; systemctl is-failed --quiet {unit} && exit {FAILED}; exit 1"
+        );
+        let limit = FORM_LIMIT * self.cluster.lab().accel().time_factor();
+        let answered = driver::poll_until(limit, async || {
+            match server.execute(look.as_str()).within(secs(30)).await.map(|output| output.status) {
+                Ok(Status::Code(0)) => Some(Ok(())),
+                Ok(Status::Code(FAILED)) => Some(Err(anyhow::anyhow!("{unit} failed"))),
+                Ok(_) => None,
+                // A look that takes too long is no end; one that no machine answers is.
+                Err(error) if error.kind() == driver::Kind::Timeout => None,
+                Err(error) => Some(Err(error.into())),
+            }
+        });
+        let why = match answered.await {
+            Some(Ok(())) => return Ok(()),
+            Some(Err(error)) => error,
+            None => anyhow::anyhow!("no answer within {} s", limit.as_secs()),
+        };
+        let journal = self.journal(server).await;
+        Err(why.context(format!("{}: no API of K3s{journal}", server.name())))
     }
 
     /// The nodes, as the first server knows them.

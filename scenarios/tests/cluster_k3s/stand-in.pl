@@ -18,7 +18,7 @@ sub options {
     }
     for my $file ( sort glob '/etc/rancher/k3s/config.yaml.d/*.yaml' ) {
         open my $yaml, '<', $file or die "$file: $!\n";
-        /^([a-z-]+): "?([^"]*)"?$/ and $option{$1} = $2 while <$yaml>;
+        /^([a-z-]+): "?([^"\n]*)"?$/ and $option{$1} = $2 while <$yaml>;
     }
     $option{token}  //= $ENV{K3S_TOKEN};
     $option{server} //= $ENV{K3S_URL};

@@ -109,3 +109,23 @@ async fn a_shell_is_attached_again_while_the_last_server_still_listens() {
         child.kill_group();
     }
 }
+
+/// On a starved host the first server may greet when the second is on its way: it leaves, and its directory with it.
+#[tokio::test]
+async fn the_greeting_of_a_server_that_leaves_does_not_count() {
+    let directory = tempfile::tempdir().unwrap();
+    let (wrapper, slept) = (directory.path().join("mktemp"), directory.path().join("slept"));
+    let late = format!("#!/bin/sh\n[ -e {slept} ] || {{ : >{slept}; sleep 2; }}\n", slept = slept.display());
+    let script = format!("{late}PATH=${{PATH#*:}} exec mktemp \"$@\"\n");
+    std::fs::write(&wrapper, script).unwrap();
+    std::fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let shell = format!("PATH={}:$PATH exec bash --norc", directory.path().display());
+    let (_guest, near) = Guest::start(&["sh", "-c", &shell]);
+    let mut options = options(Readiness::Now);
+    options.silence = Duration::from_secs(1);
+    let shell = Shell::attach(near, options).await.unwrap();
+    assert!(slept.exists(), "the first server was not late");
+    // More than comes with a command's end: it is fetched from the server's directory.
+    let output = shell.run(Command::script("seq 20000"), LIMIT).await.unwrap();
+    assert_eq!(output.stdout.len(), 108_894);
+}
