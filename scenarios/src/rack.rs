@@ -411,16 +411,23 @@ impl Rack {
     pub async fn spec_of(&self, t: &Testbed) -> anyhow::Result<LabSpec> {
         let assets = Assets::get(t).await?;
         let image = assets.image(t, &self.image).await?;
-        self.spec(t, &assets, &image).await
+        let (boards, profile) = self.boards(t)?;
+        self.spec(t, &profile, &boards, &assets, &image).await
+    }
+
+    /// The boards that stand in for machines of this rack, and the profile with their addresses.
+    fn boards(&self, t: &Testbed) -> anyhow::Result<(BTreeMap<String, Board>, Profile)> {
+        let mut boards = self.boards.clone();
+        boards.extend(board::of_settings(t.settings())?);
+        boards.retain(|name, _| self.machines.contains(name));
+        let profile = board::with_macs(&self.profile, &boards)?;
+        Ok((boards, profile))
     }
 
     /// Finds or builds all that the lab needs, and takes its share of the host.
     pub(crate) async fn plan(&self, t: &Testbed) -> anyhow::Result<Plan> {
         let assets = Assets::get(t).await?;
-        let mut boards = self.boards.clone();
-        boards.extend(board::of_settings(t.settings())?);
-        boards.retain(|name, _| self.machines.contains(name));
-        let profile = board::with_macs(&self.profile, &boards)?;
+        let (boards, profile) = self.boards(t)?;
         let image = assets.image(t, &self.image).await?;
         let spec = self.spec(t, &profile, &boards, &assets, &image).await?;
         // A crowded host may let the test wait here: the deadline stands still.

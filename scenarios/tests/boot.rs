@@ -1,7 +1,10 @@
 //! A machine boots by its firmware and by direct kernel, from each disk bus, with no failed unit; its disk outlives
 //! its power.
 
+use std::path::Path;
+
 use driver::guest::{Exec, GuestError, Status};
+use driver::spec::Boot;
 use scenarios::prelude::*;
 
 fn main() -> ExitCode {
@@ -119,12 +122,19 @@ async fn serial_login(t: &mut Testbed) -> Result {
     verbs_over_a_shell(t, &lab["server-1"]).await
 }
 
-/// The backdoor carries our agent in, at each boot, and hands over to it.
+/// As a NixOS machine would be, which has a toplevel and a backdoor: the shell carries our agent in, at each boot, and hands
+/// over to it.
 async fn backdoor_then_agent(t: &mut Testbed) -> Result {
-    let lab = Rack::of(profiles::simple(), &["server-1"]).own_backdoor().then_agent().launch(t).await?;
+    let toplevel = t.artifacts().join("system");
+    let rack = Rack::of(profiles::simple(), &["server-1"]).own_backdoor().then_agent().edit(move |lab| {
+        let machine = &mut lab.machines[0];
+        machine.boot = from_toplevel(&machine.boot, &toplevel).unwrap_or_else(|error| panic!("{error:#}"));
+    });
+    let lab = rack.launch(t).await?;
     let machine = &lab["server-1"];
     t.step("it boots, and the agent takes over", async || {
         machine.wait_ready().await?;
+        machine.succeed("grep -w init=/sbin/init /proc/cmdline | grep -w rackless.test=toplevel").await?;
         no_failed_unit(machine).await?;
         taken_over(machine).await
     })
@@ -137,6 +147,22 @@ async fn backdoor_then_agent(t: &mut Testbed) -> Result {
         Ok(())
     })
     .await
+}
+
+/// A toplevel in `directory` that stands in for a NixOS system's: with the kernel and the rest of `boot`. The guest's disk has
+/// none, so that its `init` is Debian's.
+fn from_toplevel(boot: &Boot, directory: &Path) -> Result<Boot> {
+    let Boot::Direct { kernel, initrd, cmdline } = boot else { bail!("it does not boot directly") };
+    fs_err::create_dir_all(directory)?;
+    let initrd = initrd.as_ref().context("an initial RAM disk")?;
+    for (file, target) in [("kernel", kernel), ("initrd", initrd)] {
+        let _ = fs_err::remove_file(directory.join(file));
+        std::os::unix::fs::symlink(target, directory.join(file))?;
+    }
+    fs_err::write(directory.join("kernel-params"), format!("{cmdline} rackless.test=toplevel\n"))?;
+    let Boot::Direct { kernel, initrd, cmdline } = Boot::toplevel(directory)? else { bail!("another boot") };
+    let cmdline = cmdline.replace(&format!("init={}/init", directory.display()), "init=/sbin/init");
+    Ok(Boot::Direct { kernel, initrd, cmdline })
 }
 
 /// What only the agent can do works, and it is the one that was carried in.
