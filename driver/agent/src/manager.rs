@@ -3,6 +3,7 @@
 //!
 //! What is spoken is in the D-Bus Specification: EXTERNAL authentication, then messages as "Message Format" has them.
 
+use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -12,6 +13,9 @@ use zvariant::{Endian, LE, ObjectPath, Value};
 
 /// Where PID 1 listens.
 pub(crate) const SOCKET: &str = "/run/systemd/private";
+
+/// What all units' objects have in common.
+pub(crate) const UNIT: &str = "org.freedesktop.systemd1.Unit";
 
 const METHOD_CALL: u8 = 1;
 const METHOD_RETURN: u8 = 2;
@@ -36,8 +40,10 @@ pub(crate) struct Manager {
     serial: u32,
     /// The object whose signals matter.
     object: String,
-    /// One of them came while an answer was waited for.
+    /// One of them came since they were last asked for.
     changed: bool,
+    /// The latest `ActiveState` that they told.
+    told: Option<String>,
 }
 
 /// A header: byte order, kind, flags, version, length of the body, serial, fields.
@@ -75,7 +81,8 @@ impl Manager {
     /// If it isn't there, or lets only others in.
     pub(crate) async fn connect(socket: &Path, object: String) -> io::Result<Self> {
         let stream = UnixStream::connect(socket).await?;
-        let mut manager = Self { stream, received: Vec::new(), serial: 0, object, changed: false };
+        let mut manager =
+            Self { stream, received: Vec::new(), serial: 0, object, changed: false, told: None };
         let uid: String =
             nix::unistd::geteuid().to_string().bytes().map(|byte| format!("{byte:02x}")).collect();
         manager.stream.write_all(format!("\0AUTH EXTERNAL {uid}\r\n").as_bytes()).await?;
@@ -124,7 +131,7 @@ impl Manager {
                     missing -= 1;
                 }
                 (ERROR, Some(_)) => missing -= 1,
-                _ => self.changed |= self.concerns(&message),
+                _ => self.hear(&message),
             }
         }
         Ok(values)
@@ -138,13 +145,32 @@ impl Manager {
     pub(crate) async fn changed(&mut self) -> io::Result<()> {
         while !std::mem::take(&mut self.changed) {
             let message = self.message().await?;
-            self.changed = self.concerns(&message);
+            self.hear(&message);
         }
         Ok(())
     }
 
-    fn concerns(&self, message: &Message) -> bool {
-        message.kind == SIGNAL && message.path.as_deref() == Some(&self.object)
+    /// The latest `ActiveState` that was told with a change, once: to ask for it again takes longer than to be told.
+    pub(crate) fn told(&mut self) -> Option<String> {
+        self.told.take()
+    }
+
+    /// Takes a signal of the object (`PropertiesChanged` of the specification's standard interfaces).
+    fn hear(&mut self, message: &Message) {
+        if message.kind != SIGNAL || message.path.as_deref() != Some(&self.object) {
+            return;
+        }
+        let change = message.body.deserialize::<(String, HashMap<String, Value<'_>>, Vec<String>)>();
+        if let Ok(((interface, properties, _), _)) = change {
+            // What belongs to its kind, such as a service's main process, comes just before what all units have.
+            if interface != UNIT {
+                return;
+            }
+            if let Some(Value::Str(active)) = properties.get("ActiveState") {
+                self.told = Some(active.to_string());
+            }
+        }
+        self.changed = true;
     }
 
     /// The next message. Cancel-safe.
@@ -317,15 +343,18 @@ pub(crate) mod tests {
             }
         }
 
-        /// Says that an object has changed.
-        pub(crate) async fn signal(&mut self, object: &str) {
+        /// Says that properties of an interface of an object have changed, its state among them if it is given.
+        pub(crate) async fn signal(&mut self, object: &str, interface: &str, active: Option<&str>) {
             let fields = vec![
                 (PATH, Value::from(ObjectPath::try_from(object).unwrap())),
                 (INTERFACE, Value::from("org.freedesktop.DBus.Properties")),
                 (MEMBER, Value::from("PropertiesChanged")),
             ];
             self.serial += 1;
-            let signal = message(SIGNAL, self.serial, fields, "s", &"org.freedesktop.systemd1.Unit").unwrap();
+            let changed: HashMap<_, _> =
+                active.into_iter().map(|active| ("ActiveState", Value::from(active))).collect();
+            let body = (interface, changed, vec!["Invalidated"]);
+            let signal = message(SIGNAL, self.serial, fields, "sa{sv}as", &body).unwrap();
             self.stream.write_all(&signal).await.unwrap();
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::exec::{argv, capture};
 use crate::failure::failure;
-use crate::manager::{self, Manager};
+use crate::manager::{self, Manager, UNIT};
 use crate::wait::{FIRST, Look};
 use agent_proto::message::{Failure, FailureKind, Outcome};
 use std::collections::HashMap;
@@ -63,6 +63,10 @@ impl Unit {
     }
 
     pub(crate) async fn look(&mut self) -> Result<Look, Failure> {
+        let told = self.manager.as_mut().and_then(Manager::told);
+        if told.as_ref() == Some(&self.wanted) {
+            return Ok(Look::new(true, format!("{} is {}", self.name, self.wanted)));
+        }
         let state = match self.ask().await {
             Some(state) => state,
             None => match systemctl(&self.name).await? {
@@ -119,7 +123,6 @@ impl Unit {
 }
 
 async fn state(manager: &mut Manager, typed: Option<&str>) -> io::Result<Option<State>> {
-    const UNIT: &str = "org.freedesktop.systemd1.Unit";
     let typed = typed.map(|kind| format!("org.freedesktop.systemd1.{kind}"));
     let mut wanted =
         ["LoadState", "ActiveState", "SubState", "ConditionResult", "Job"].map(|name| (UNIT, name)).to_vec();
@@ -219,10 +222,10 @@ mod tests {
         let systemd = async {
             let mut fake = FakeManager::accept(&listener).await;
             // Another unit's signal while it is asked, and its own right after the look.
-            fake.signal(&object_of("other.service")).await;
+            fake.signal(&object_of("other.service"), UNIT, Some("active")).await;
             fake.answer("activating").await;
-            fake.signal(&object_of("other.service")).await;
-            fake.signal(&object_of("some.service")).await;
+            fake.signal(&object_of("other.service"), UNIT, Some("active")).await;
+            fake.signal(&object_of("some.service"), UNIT, None).await;
             fake.answer("active").await;
             fake
         };
@@ -231,6 +234,22 @@ mod tests {
             (first.outcome, first.evidence.as_str()),
             (None, "some is activating (dead), load state loaded, result ")
         );
+    }
+
+    /// It is not asked again: this one would not answer.
+    #[tokio::test]
+    async fn a_state_that_systemd_tells_with_the_change_is_believed() {
+        let directory = tempfile::tempdir().unwrap();
+        let (listener, mut unit) = unit(&directory, "some.service", "active");
+        let systemd = async {
+            let mut fake = FakeManager::accept(&listener).await;
+            fake.answer("activating").await;
+            // What is the service's own comes first, and says nothing of its state.
+            fake.signal(&object_of("some.service"), "org.freedesktop.systemd1.Service", None).await;
+            fake.signal(&object_of("some.service"), UNIT, Some("active")).await;
+            fake
+        };
+        assert_eq!(looks_twice(&mut unit, systemd).await.outcome, None);
     }
 
     /// It looks again, and connects anew.
