@@ -30,8 +30,10 @@ impl Lab {
         let saved = async {
             futures::future::try_join_all(self.machines().iter().map(Machine::stand_still)).await?;
             let fdb = self.learnt()?;
+            // Each to its end, also when another one fails: a QEMU that is in the middle of saving can't be saved again.
             let machines = self.machines().iter().map(|machine| save(machine, directory));
-            Ok((futures::future::try_join_all(machines).await?, fdb))
+            let machines = futures::future::join_all(machines).await;
+            Ok((machines.into_iter().collect::<Result<Vec<_>, Error>>()?, fdb))
         };
         let saved: Result<_, Error> = saved.await;
         // Whatever came of it, nobody stays where the test did not put it.

@@ -88,6 +88,17 @@ impl MachineSpec {
     }
 }
 
+/// The name that a stream has until it is whole.
+fn part(stream: &Path) -> PathBuf {
+    stream.with_added_extension("part")
+}
+
+/// Where QEMU is told to write a machine's state: a program that leaves the whole of it, or nothing.
+fn writing_to(stream: &Path) -> String {
+    let (part, whole) = (quote(&part(stream).display().to_string()), quote(&stream.display().to_string()));
+    format!("exec:cat > {part} && mv {part} {whole} || rm -f {part}")
+}
+
 /// What there is of a machine's state besides the stream.
 pub(crate) struct Parts {
     /// Its memory, where the stream has it not: a path of the running QEMU's.
@@ -232,7 +243,7 @@ impl Machine {
         // The default spares a network; this is a pipe.
         self.monitor_command(&instance, "migrate-set-parameters", json!({ "max-bandwidth": 1_u64 << 40 }))
             .await?;
-        let uri = format!("exec:cat > {}", quote(&stream.display().to_string()));
+        let uri = writing_to(stream);
         let failed = |said: String| Error::from(self.save_error(timer.elapsed(), said));
         let begun = qemu.qmp.execute_raw("migrate", json!({ "uri": uri })).await;
         begun.map_err(|refused| failed(refused.to_string()))?;
@@ -242,11 +253,20 @@ impl Machine {
             match status["status"].as_str() {
                 Some("completed") => break,
                 Some("failed" | "cancelled") => {
-                    let said = status["error-desc"].as_str().unwrap_or("QEMU gives no reason").to_owned();
-                    return Err(failed(said));
+                    let said = status["error-desc"].as_str().unwrap_or("QEMU gives no reason");
+                    return Err(failed(self.with_writers_words(said)));
                 }
                 _ if backoff.pause().await => {}
                 _ => return Err(failed(format!("it is not done: {status}"))),
+            }
+        }
+        // QEMU is done when the pipe has taken everything, and does not ask how its reader ended.
+        while !stream.exists() {
+            if !part(stream).exists() && !stream.exists() {
+                return Err(failed(self.with_writers_words("its state could not be written")));
+            }
+            if !backoff.pause().await {
+                return Err(failed("its state is not written yet".to_owned()));
             }
         }
         let ram = match in_memfd {
@@ -263,6 +283,12 @@ impl Machine {
             nics: self.slots().into_iter().map(|(nic, slot)| SavedNic { nic, slot }).collect(),
             paused: instance.paused.load(Ordering::SeqCst),
         })
+    }
+
+    /// With what the program that writes the state said of it, such as that the disk is full.
+    fn with_writers_words(&self, said: &str) -> String {
+        let words = instance::last_words(&self.inner.artifacts.join("qemu.log"), "");
+        if words.is_empty() { said.to_owned() } else { format!("{said} ({words})") }
     }
 
     /// Why QEMU did not save it, from what QEMU said.
