@@ -281,6 +281,27 @@ pub enum Error {
         /// The machine's artefacts.
         artifacts: PathBuf,
     },
+    /// A unit is in another state than it must be in.
+    #[error(
+        "{machine}: {unit} is {is}, and must be {wanted} (asked for {:.1} s){}\n  artefacts: {}",
+        elapsed.as_secs_f64(), quoted("systemctl status", last), artifacts.display()
+    )]
+    UnitState {
+        /// The machine.
+        machine: String,
+        /// The unit.
+        unit: String,
+        /// The `ActiveState` that it must have.
+        wanted: String,
+        /// The one that it has.
+        is: String,
+        /// How long it took to ask.
+        elapsed: Duration,
+        /// The last lines of what `systemctl status` says.
+        last: Vec<String>,
+        /// The machine's artefacts.
+        artifacts: PathBuf,
+    },
     /// A condition did not come true in time.
     #[error(
         "{machine}: {operation} was not so after {:.1} s and {attempts} attempts{}\n  artefacts: {}",
@@ -370,9 +391,10 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
-            Self::CommandFailed { .. } | Self::CommandSucceeded { .. } | Self::NoSuchMachine { .. } => {
-                Kind::Product
-            }
+            Self::CommandFailed { .. }
+            | Self::CommandSucceeded { .. }
+            | Self::UnitState { .. }
+            | Self::NoSuchMachine { .. } => Kind::Product,
             Self::Boot { .. } | Self::Condition { .. } | Self::Journal { .. } => Kind::Timeout,
             Self::Console { source, .. } if source.is_timeout() => Kind::Timeout,
             Self::Guest { source, .. } if source.is_timeout() => Kind::Timeout,

@@ -35,7 +35,7 @@ pub use journal::JournalEntry;
 pub use lab::{Lab, LabOptions};
 pub use machine::{
     Command, CopyFrom, CopyTo, Execute, Fail, Machine, Reboot, Shutdown, Succeed, WaitFile, WaitPort,
-    WaitReady, WaitUnit, WaitUntilFails, WaitUntilSucceeds,
+    WaitReady, WaitShutdown, WaitUnit, WaitUnixSocket, WaitUntilFails, WaitUntilSucceeds,
 };
 pub use poll::poll_until;
 pub use start::{After, Condition};

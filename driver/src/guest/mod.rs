@@ -16,6 +16,7 @@ mod shell_way;
 pub mod suite;
 mod system;
 mod transport;
+mod units;
 mod vsock;
 mod wait;
 

@@ -54,6 +54,7 @@ pub fn checks() -> Vec<Check> {
         waits_keep_their_evidence,
         a_failed_unit_ends_the_wait,
         a_unit_is_waited_for_while_it_starts,
+        units_start_stop_and_have_properties,
     ]
 }
 
@@ -467,4 +468,39 @@ async fn a_unit_is_waited_for_while_it_starts(room: &Room) -> Result<(), String>
     let wait = async { room.guest.wait_for_unit_state(unit, "inactive", room.limit).await.map_err(text) };
     let (waited, stopped) = futures::join!(wait, room.run(Exec::argv(["systemctl", "stop", unit])));
     waited.and(stopped.map(drop))
+}
+
+async fn units_start_stop_and_have_properties(room: &Room) -> Result<(), String> {
+    if !room.has_systemd().await? {
+        return Ok(());
+    }
+    let unit = "rackless-suite-jobs.service";
+    let file = format!("/run/systemd/system/{unit}");
+    let content = "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=true\nExecStop=false\n";
+    room.guest.write_file(&file, content.as_bytes(), 0o644, room.limit).await.map_err(text)?;
+    room.run(Exec::argv(["systemctl", "daemon-reload"])).await?;
+    let checked = async {
+        let active = async || room.guest.unit_property(unit, "ActiveState", room.limit).await.map_err(text);
+        same("before", active().await?, "inactive".to_owned())?;
+        room.guest.start_job(unit, room.limit).await.map_err(text)?;
+        same("started", active().await?, "active".to_owned())?;
+        let info = room.guest.unit_info(unit, room.limit).await.map_err(text)?;
+        for (name, value) in [("Type", "oneshot"), ("ActiveState", "active"), ("FragmentPath", &*file)] {
+            same(name, info.get(name).map(String::as_str), Some(value))?;
+        }
+        match room.guest.unit_property(unit, "NoSuchProperty", room.limit).await {
+            Err(GuestError::Refused { kind: FailureKind::NotFound, .. }) => {}
+            other => return Err(format!("{other:?}")),
+        }
+        room.guest.stop_job(unit, room.limit).await.map_err(text)?;
+        same("its ExecStop failed", active().await?, "failed".to_owned())?;
+        match room.guest.start_job("rackless-suite-missing.service", room.limit).await {
+            Err(error @ GuestError::Command { .. }) if error.to_string().contains("not found") => Ok(()),
+            other => Err(format!("{other:?}")),
+        }
+    };
+    let checked: Result<(), String> = checked.await;
+    let clean = format!("rm {file}; systemctl daemon-reload; systemctl reset-failed {unit} || true");
+    room.run(Exec::shell(clean)).await?;
+    checked
 }

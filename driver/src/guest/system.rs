@@ -196,7 +196,8 @@ impl Guest {
         self.text_of("read the journal", output)
     }
 
-    fn text_of(&self, operation: &str, output: Output) -> Result<String, GuestError> {
+    /// The stdout of a command that must have exited with 0.
+    pub(super) fn text_of(&self, operation: &str, output: Output) -> Result<String, GuestError> {
         if output.status.success() {
             return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
         }

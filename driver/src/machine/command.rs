@@ -20,7 +20,7 @@ const WAIT_LIMIT: Duration = Duration::from_secs(60);
 /// An attempt at the very end of the limit still gets this long.
 const SHORTEST_ATTEMPT: Duration = Duration::from_millis(100);
 /// How many lines of output an error carries, of each stream.
-const EVIDENCE_LINES: usize = 10;
+pub(super) const EVIDENCE_LINES: usize = 10;
 
 /// Runs a command and gives its [`Output`], however it ended.
 #[derive(Debug)]

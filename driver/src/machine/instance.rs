@@ -123,6 +123,11 @@ impl Instance {
         self.expected_to_end.store(true, Ordering::SeqCst);
     }
 
+    /// From now on it is one again.
+    pub(super) fn expect_no_end(&self) {
+        self.expected_to_end.store(false, Ordering::SeqCst);
+    }
+
     pub(super) fn is_expected_to_end(&self) -> bool {
         self.expected_to_end.load(Ordering::SeqCst)
     }

@@ -7,10 +7,12 @@ mod diagnose;
 mod files;
 mod instance;
 mod journal;
+mod keys;
 mod nic;
 mod power;
 mod saved;
 mod script;
+mod units;
 mod waits;
 
 use std::net::IpAddr;
@@ -22,8 +24,8 @@ use tokio::sync::watch;
 
 pub use command::{Command, Execute, Fail, Succeed, WaitUntilFails, WaitUntilSucceeds};
 pub use files::{CopyFrom, CopyTo};
-pub use power::{Reboot, Shutdown};
-pub use waits::{WaitFile, WaitPort, WaitReady, WaitUnit};
+pub use power::{Reboot, Shutdown, WaitShutdown};
+pub use waits::{WaitFile, WaitPort, WaitReady, WaitUnit, WaitUnixSocket};
 
 use crate::Error;
 use crate::console::{Console, Stage};

@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 use super::instance::{self, Body, Instance};
 use super::{Machine, Timer};
 use crate::Error;
+use crate::death::Cause;
 
 /// What an orderly shutdown may take, before scaling.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(60);
@@ -54,6 +55,27 @@ impl Machine {
     /// Limit: 60 s before scaling; `.within(..)` sets another.
     pub fn shutdown(&self) -> Shutdown<'_> {
         Shutdown { machine: self, limit: SHUTDOWN_LIMIT }
+    }
+
+    /// Waits for a shutdown that the test or the guest brings about by itself. From this call on it is no death, so that it
+    /// comes before whatever makes the guest go down:
+    ///
+    /// ```no_run
+    /// # async fn example(machine: &driver::Machine) -> Result<(), driver::Error> {
+    /// let off = machine.wait_for_shutdown()?;
+    /// machine.send_key("ctrl-alt-delete").await?;
+    /// off.await
+    /// # }
+    /// ```
+    ///
+    /// Limit: 60 s before scaling; `.within(..)` sets another. Dropped before its end, a shutdown is a death again.
+    ///
+    /// # Errors
+    /// [`Error::Off`] when it is not running.
+    pub fn wait_for_shutdown(&self) -> Result<WaitShutdown<'_>, Error> {
+        let instance = self.running("waiting for its shutdown")?;
+        instance.expect_end();
+        Ok(WaitShutdown { machine: self, instance, limit: SHUTDOWN_LIMIT, over: false })
     }
 
     /// Cuts the power: QEMU gets SIGKILL, a board is turned off, and the guest has no chance to write anything.
@@ -179,6 +201,64 @@ impl Shutdown<'_> {
 }
 
 impl<'m> IntoFuture for Shutdown<'m> {
+    type Output = Result<(), Error>;
+    type IntoFuture = BoxFuture<'m, Self::Output>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        self.run().boxed()
+    }
+}
+
+/// [`Machine::wait_for_shutdown`].
+#[must_use = "dropped at once, a shutdown is a death again"]
+pub struct WaitShutdown<'m> {
+    machine: &'m Machine,
+    instance: Arc<Instance>,
+    limit: Duration,
+    /// It has come.
+    over: bool,
+}
+
+impl WaitShutdown<'_> {
+    /// Sets the limit, before scaling.
+    pub fn within(mut self, limit: Duration) -> Self {
+        self.limit = limit;
+        self
+    }
+
+    async fn run(mut self) -> Result<(), Error> {
+        let (machine, timer) = (self.machine, Timer::start());
+        let ended = tokio::time::timeout(machine.limit(self.limit), self.instance.child.wait()).await;
+        let Ok(status) = ended else {
+            let last = self.instance.console.tail(super::EVIDENCE_LINES);
+            let what = "a guest whose shutdown was waited for is off".to_owned();
+            return Err(machine.condition_error(what, &timer, 1, last));
+        };
+        if !status.success() {
+            // This is no shutdown: QEMU crashed, or somebody killed it.
+            self.instance.expect_no_end();
+            let said =
+                vec![instance::last_words(&machine.inner.artifacts.join("qemu.log"), "it said nothing")];
+            machine.die(&self.instance, Cause::QemuExited { status: status.to_string(), said });
+            return Err(Error::Died(Box::new(machine.died().await)));
+        }
+        self.over = true;
+        let _power = machine.inner.power.lock().await;
+        machine.powered_off();
+        machine.event("power", "off", serde_json::Value::Null);
+        Ok(())
+    }
+}
+
+impl Drop for WaitShutdown<'_> {
+    fn drop(&mut self) {
+        if !self.over {
+            self.instance.expect_no_end();
+        }
+    }
+}
+
+impl<'m> IntoFuture for WaitShutdown<'m> {
     type Output = Result<(), Error>;
     type IntoFuture = BoxFuture<'m, Self::Output>;
 

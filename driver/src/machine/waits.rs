@@ -57,8 +57,12 @@ wait! {
     WaitFile { path: String }
 }
 wait! {
-    /// [`Machine::wait_for_open_port`].
-    WaitPort { address: String, port: u16 }
+    /// [`Machine::wait_for_open_port`], [`Machine::wait_for_closed_port`].
+    WaitPort { address: String, port: u16, open: bool }
+}
+wait! {
+    /// [`Machine::wait_for_open_unix_socket`].
+    WaitUnixSocket { path: String }
 }
 
 impl Machine {
@@ -87,7 +91,17 @@ impl Machine {
     /// Waits until the guest can connect to a TCP port of its own: on `127.0.0.1`, unless
     /// [`WaitPort::at`] says otherwise.
     pub fn wait_for_open_port(&self, port: u16) -> WaitPort<'_> {
-        WaitPort { machine: self, limit: LIMIT, address: "127.0.0.1".to_owned(), port }
+        WaitPort { machine: self, limit: LIMIT, address: "127.0.0.1".to_owned(), port, open: true }
+    }
+
+    /// Waits until the guest can't connect to a TCP port of its own any more, likewise.
+    pub fn wait_for_closed_port(&self, port: u16) -> WaitPort<'_> {
+        WaitPort { open: false, ..self.wait_for_open_port(port) }
+    }
+
+    /// Waits until a unix socket of the guest takes connections.
+    pub fn wait_for_open_unix_socket(&self, path: impl Into<String>) -> WaitUnixSocket<'_> {
+        WaitUnixSocket { machine: self, limit: LIMIT, path: path.into() }
     }
 
     /// Waits until the console shows `pattern`, in what was printed before or is printed within `limit`
@@ -177,9 +191,22 @@ impl WaitPort<'_> {
         let machine = self.machine;
         let guest = machine.guest().await?;
         let limit = machine.limit(self.limit);
-        machine
-            .until_death(guest.wait_for_port(&self.address, self.port, limit))
-            .await?
-            .map_err(|e| machine.guest_error(e))
+        let wait = async {
+            match self.open {
+                true => guest.wait_for_port(&self.address, self.port, limit).await,
+                false => guest.wait_for_closed_port(&self.address, self.port, limit).await,
+            }
+        };
+        machine.until_death(wait).await?.map_err(|e| machine.guest_error(e))
+    }
+}
+
+impl WaitUnixSocket<'_> {
+    async fn run(self) -> Result<(), Error> {
+        let machine = self.machine;
+        let guest = machine.guest().await?;
+        let limit = machine.limit(self.limit);
+        let wait = guest.wait_for_unix_socket(&self.path, limit);
+        machine.until_death(wait).await?.map_err(|e| machine.guest_error(e))
     }
 }
