@@ -64,6 +64,10 @@ async fn boots(t: &mut Testbed, &boot: &BootMode) -> Result {
         Ok(())
     })
     .await?;
+    shuts_down(t, machine).await
+}
+
+async fn shuts_down(t: &Testbed, machine: &Machine) -> Result {
     t.step("it shuts down when asked to", async || {
         machine.shutdown().await?;
         ensure!(!machine.is_running(), "QEMU still runs");
@@ -238,12 +242,7 @@ async fn verbs_over_a_shell(t: &mut Testbed, machine: &Machine) -> Result {
         Ok(())
     })
     .await?;
-    t.step("it shuts down when asked to", async || {
-        machine.shutdown().await?;
-        ensure!(!machine.is_running(), "QEMU still runs");
-        Ok(())
-    })
-    .await
+    shuts_down(t, machine).await
 }
 
 /// A disk whose fstab names /dev/sda1 boots on the bus that its TOML names.
