@@ -152,8 +152,18 @@ pub(crate) async fn exec(
     Ok(())
 }
 
-/// A file that appears, at any time between two looks of nixosTest.
-pub(crate) async fn file_appears(
+/// What comes to be in the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A file appears.
+    File,
+    /// A unit that is activating becomes active.
+    Unit,
+}
+
+/// It comes to be at any time between two looks of nixosTest; how much later than the guest both see it.
+pub(crate) async fn comes_to_be(
+    kind: Kind,
     room: &Room,
     shell: &mut Shell,
     clock: &mut Clock,
@@ -162,89 +172,90 @@ pub(crate) async fn file_appears(
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     clock.compare().await?;
     for run in 0..WAITS {
-        let path = format!("/run/bench-file-{run}");
-        let wait = async {
-            room.guest.wait_for_file(&path, LIMIT).await?;
-            Ok::<_, anyhow::Error>(Instant::now())
-        };
-        let (seen, made) = futures::join!(wait, appear(clock, format!(": > {path}"), run));
-        ours.push(between(made?, seen?));
-        let path = format!("/run/bench-file-of-peer-{run}");
-        let wait = async {
-            while shell.run(&format!("test -e {path}")).await?.0 != 0 {
-                pause(ITS_PAUSE).await;
-            }
-            Ok::<_, anyhow::Error>(Instant::now())
-        };
-        let (seen, made) = futures::join!(wait, appear(clock, format!(": > {path}"), run));
-        theirs.push(between(made?, seen?));
+        let coming = Coming::begin(kind, room, &format!("bench-{run}")).await?;
+        let (seen, made) = futures::join!(coming.seen_by_us(room), appear(clock, &coming, run));
+        ours.push(between(coming.happened(room, clock, made?).await?, seen?));
+        let coming = Coming::begin(kind, room, &format!("bench-peer-{run}")).await?;
+        let (seen, made) = futures::join!(coming.seen_by_peer(shell), appear(clock, &coming, run));
+        theirs.push(between(coming.happened(room, clock, made?).await?, seen?));
     }
-    table.add(
-        "a file appears, after the guest's own view",
-        "ms",
-        Better::Less,
-        &mut ours,
-        SHELL,
-        &mut theirs,
-    );
+    let case = match kind {
+        Kind::File => "a file appears, after the guest's own view",
+        Kind::Unit => "a unit gets active, after the guest's own view",
+    };
+    table.add(case, "ms", Better::Less, &mut ours, SHELL, &mut theirs);
     Ok(())
 }
 
-/// Does it after 300 to 1300 ms, evenly spread over the runs.
-async fn appear(clock: &mut Clock, line: String, run: usize) -> Result<Instant> {
+/// Something that is about to come.
+enum Coming {
+    File { path: String },
+    Unit { unit: String, pipe: String },
+}
+
+impl Coming {
+    async fn begin(kind: Kind, room: &Room, name: &str) -> Result<Self> {
+        match kind {
+            Kind::File => Ok(Self::File { path: format!("/run/{name}") }),
+            Kind::Unit => {
+                let unit = format!("{name}.service");
+                let pipe = begin(room, &unit).await?;
+                Ok(Self::Unit { unit, pipe })
+            }
+        }
+    }
+
+    async fn seen_by_us(&self, room: &Room) -> Result<Instant> {
+        match self {
+            Self::File { path } => room.guest.wait_for_file(path, LIMIT).await?,
+            Self::Unit { unit, .. } => room.guest.wait_for_unit(unit, LIMIT).await?,
+        }
+        Ok(Instant::now())
+    }
+
+    /// As nixosTest looks: for a file and for a unit.
+    async fn seen_by_peer(&self, shell: &mut Shell) -> Result<Instant> {
+        loop {
+            let seen = match self {
+                Self::File { path } => shell.run(&format!("test -e {path}")).await?.0 == 0,
+                Self::Unit { unit, .. } => {
+                    let (_, properties) = shell.run(&format!("systemctl --no-pager show {unit}")).await?;
+                    String::from_utf8_lossy(&properties).lines().any(|line| line == "ActiveState=active")
+                }
+            };
+            if seen {
+                return Ok(Instant::now());
+            }
+            pause(ITS_PAUSE).await;
+        }
+    }
+
+    /// What a shell of the guest does so that it comes.
+    fn line(&self) -> String {
+        match self {
+            Self::File { path } => format!(": > {path}"),
+            Self::Unit { pipe, .. } => format!("echo > {pipe}"),
+        }
+    }
+
+    /// When it came to be in the guest's own view; `told` is when the shell had done its line.
+    async fn happened(&self, room: &Room, clock: &Clock, told: Instant) -> Result<Instant> {
+        match self {
+            Self::File { .. } => Ok(told),
+            Self::Unit { unit, .. } => active_since(room, clock, unit).await,
+        }
+    }
+}
+
+/// Has it come after 300 to 1300 ms, evenly spread over the runs.
+async fn appear(clock: &mut Clock, coming: &Coming, run: usize) -> Result<Instant> {
     let share = u32::try_from(run)?;
     pause(Duration::from_millis(300) + secs(1) * share / u32::try_from(WAITS)?).await;
-    clock.done(&line).await
+    clock.done(&coming.line()).await
 }
 
 fn between(from: Instant, to: Instant) -> f64 {
     after(from) - after(to)
-}
-
-/// A unit that is activating becomes active.
-pub(crate) async fn unit_starts(
-    room: &Room,
-    shell: &mut Shell,
-    clock: &mut Clock,
-    table: &mut Table,
-) -> Result {
-    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
-    clock.compare().await?;
-    for run in 0..WAITS {
-        let unit = format!("bench-{run}.service");
-        let pipe = begin(room, &unit).await?;
-        let wait = async {
-            room.guest.wait_for_unit(&unit, LIMIT).await?;
-            Ok::<_, anyhow::Error>(Instant::now())
-        };
-        let (seen, told) = futures::join!(wait, appear(clock, format!("echo > {pipe}"), run));
-        told?;
-        ours.push(between(active_since(room, clock, &unit).await?, seen?));
-        let unit = format!("bench-peer-{run}.service");
-        let pipe = begin(room, &unit).await?;
-        let show = format!("systemctl --no-pager show {unit}");
-        let wait = async {
-            loop {
-                let (_, properties) = shell.run(&show).await?;
-                if String::from_utf8_lossy(&properties).lines().any(|line| line == "ActiveState=active") {
-                    return Ok::<_, anyhow::Error>(Instant::now());
-                }
-                pause(ITS_PAUSE).await;
-            }
-        };
-        let (seen, told) = futures::join!(wait, appear(clock, format!("echo > {pipe}"), run));
-        told?;
-        theirs.push(between(active_since(room, clock, &unit).await?, seen?));
-    }
-    table.add(
-        "a unit gets active, after the guest's own view",
-        "ms",
-        Better::Less,
-        &mut ours,
-        SHELL,
-        &mut theirs,
-    );
-    Ok(())
 }
 
 /// Starts a unit that is activating until something is written to the pipe.
