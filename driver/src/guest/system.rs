@@ -4,10 +4,11 @@ use super::{Exec, Guest, GuestError, Output, SILENCE};
 use agent_proto::message::{Info, Power, Reply, Request};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Exits with 0 when `systemctl is-system-running` says that the boot is done, well or not.
+/// Exits with 0 when `systemctl is-system-running` says that the boot is done, well or not, or that there is no systemd
+/// whose boot could be waited for.
 const BOOTED: &str = "state=$(systemctl is-system-running --wait 2>&1) || :
 echo \"$state\"
-case $state in running|degraded|maintenance) ;; *) systemctl list-jobs --no-legend | head -n 20; exit 1 ;; esac";
+case $state in running|degraded|maintenance|offline*|*\"not found\"*) ;; *) systemctl list-jobs --no-legend | head -n 20; exit 1 ;; esac";
 
 /// What `systemctl is-system-running` says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,7 +25,7 @@ pub enum SystemState {
     Maintenance,
     /// Going down.
     Stopping,
-    /// systemd doesn't answer.
+    /// systemd doesn't answer, or is not there.
     Unknown,
 }
 

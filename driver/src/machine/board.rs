@@ -350,6 +350,11 @@ impl Machine {
         })
     }
 
+    /// How long a board's line may say nothing before a request is said again.
+    pub(super) fn board_silence(&self) -> Option<Duration> {
+        self.inner.board.as_ref().map(|rig| rig.board.silence)
+    }
+
     /// Whether the board's dialogue has logged in already.
     pub(super) fn has_own_login(&self) -> bool {
         self.inner.board.as_ref().is_some_and(|rig| rig.board.prompts.is_some())

@@ -269,7 +269,7 @@ impl Machine {
             Some(ShellSpec::Backdoor) => Readiness::Text(ShellSpec::BACKDOOR_READY.to_owned()),
             Some(ShellSpec::Serial(login)) => Readiness::Login(login.clone()),
         };
-        let silence = SHELL_SILENCE * self.lab().accel.time_factor();
+        let silence = self.board_silence().unwrap_or(SHELL_SILENCE * self.lab().accel.time_factor());
         Guest::over_shell(transport, readiness, options, silence).await
     }
 

@@ -26,6 +26,8 @@ pub struct Board {
     pub line: Line,
     /// How characters are on it. A raw TCP port has a mode of its own, which nobody can set from here.
     pub mode: Mode,
+    /// How long it may say nothing before a request is said again. After fifteen of these, less or more, a request has failed.
+    pub silence: Duration,
     /// Its power.
     pub power: PowerSpec,
     /// The dialogue with its boot loader.
@@ -240,6 +242,17 @@ pub enum Cable {
         /// The network's number.
         vni: u32,
     },
+}
+
+impl fmt::Display for Cable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Nic(name) => write!(f, "the NIC {name}"),
+            Self::Tap(name) => write!(f, "the tap {name}"),
+            Self::Vde(dir) => write!(f, "the VDE switch {}", dir.display()),
+            Self::Vxlan { local, peer, vni } => write!(f, "VXLAN {vni} from {local} to {peer}"),
+        }
+    }
 }
 
 /// VLANs of a cable.

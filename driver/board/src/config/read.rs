@@ -23,6 +23,8 @@ const STEP: Duration = Duration::from_secs(60);
 const BOOT: Duration = Duration::from_secs(300);
 /// What a power command may take.
 const POWER: Duration = Duration::from_secs(30);
+/// What a system that is not too busy takes to answer.
+const SILENCE: Duration = Duration::from_secs(5);
 /// How far apart looks at the power are.
 const WATCH: Duration = Duration::from_secs(10);
 /// How long a relay stays off, so that what it feeds is discharged.
@@ -55,6 +57,8 @@ struct RawSerial {
     parity: Option<RawParity>,
     stop_bits: Option<u8>,
     flow: Option<RawFlow>,
+    #[serde(default, deserialize_with = "time")]
+    silence: Option<Duration>,
 }
 
 #[derive(Deserialize, Clone, Copy)]
@@ -220,6 +224,10 @@ impl Report<'_> {
             file.file_stem().map_or_else(|| "board".to_owned(), |stem| stem.to_string_lossy().into_owned())
         };
         let mode = self.mode(&raw.serial);
+        let silence = raw.serial.silence.unwrap_or(SILENCE);
+        if silence.is_zero() {
+            self.add("serial.silence", "no line answers in no time");
+        }
         let line = self.line(raw.serial);
         let power = self.power(raw.power);
         let boot = BootDialogue {
@@ -254,6 +262,7 @@ impl Report<'_> {
             file: file.to_owned(),
             line: line?,
             mode,
+            silence,
             power,
             boot,
             login,
