@@ -1,4 +1,4 @@
-//! A board behind a serial line: what its file says ([`Board`]), the line ([`line`]), its power ([`Power`]), the lock
+//! A board behind a serial line: what its file says ([`Board`]), the line ([`mod@line`]), its power ([`Power`]), the lock
 //! that keeps two runs from it ([`Lock`]), and the dialogue with its boot loader ([`dialogue`]).
 //!
 //! The driver makes a machine of it. What is here knows neither machines nor consoles.

@@ -83,11 +83,13 @@ impl Machine {
     /// scan code, or a single character, which stands for the keys that give it on a US keyboard.
     ///
     /// # Errors
-    /// [`Error::Off`]; [`Error::Qmp`] if there is no such key; [`Error::Spec`] for a character that no US keyboard has.
+    /// [`Error::Off`]; [`Error::Qmp`] if there is no such key; [`Error::Spec`] for a character that no US keyboard has;
+    /// [`Error::Unsupported`] of a board.
     pub async fn send_key(&self, key: &str) -> Result<(), Error> {
         let keys = chord(key).ok_or_else(|| self.no_key(key))?;
         let instance = self.running("pressing a key")?;
-        let sent = instance.qmp.execute_raw("send-key", arguments(&keys)).await;
+        let qemu = self.qemu(&instance, "pressing a key")?;
+        let sent = qemu.qmp.execute_raw("send-key", arguments(&keys)).await;
         sent.map(drop).map_err(|source| self.qmp_error(format!("pressing {key:?}"), source))
     }
 

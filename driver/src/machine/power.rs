@@ -75,6 +75,7 @@ impl Machine {
     pub fn wait_for_shutdown(&self) -> Result<WaitShutdown<'_>, Error> {
         let instance = self.running("waiting for its shutdown")?;
         instance.expect_end();
+        instance.mark();
         Ok(WaitShutdown { machine: self, instance, limit: SHUTDOWN_LIMIT, over: false })
     }
 
@@ -228,13 +229,13 @@ impl WaitShutdown<'_> {
 
     async fn run(mut self) -> Result<(), Error> {
         let (machine, timer) = (self.machine, Timer::start());
-        let ended = tokio::time::timeout(machine.limit(self.limit), self.instance.child.wait()).await;
-        let Ok(status) = ended else {
+        if tokio::time::timeout(machine.limit(self.limit), machine.ended(&self.instance)).await.is_err() {
             let last = self.instance.console.tail(super::EVIDENCE_LINES);
             let what = "a guest whose shutdown was waited for is off".to_owned();
             return Err(machine.condition_error(what, &timer, 1, last));
-        };
-        if !status.success() {
+        }
+        let status = self.instance.qemu().and_then(|qemu| qemu.child.try_status());
+        if let Some(status) = status.filter(|status| !status.success()) {
             // This is no shutdown: QEMU crashed, or somebody killed it.
             self.instance.expect_no_end();
             let said =
@@ -244,6 +245,10 @@ impl WaitShutdown<'_> {
         }
         self.over = true;
         let _power = machine.inner.power.lock().await;
+        if let Some(rig) = &machine.inner.board {
+            // What has shut itself down may still have power.
+            rig.power_off(machine, &self.instance).await?;
+        }
         machine.powered_off();
         machine.event("power", "off", serde_json::Value::Null);
         Ok(())
