@@ -9,6 +9,7 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 
 use crate::machine::Machine;
+use crate::qemu::quote;
 use crate::supervisor::BootTurn;
 use crate::{Cause, Error, Lab};
 
@@ -54,7 +55,15 @@ impl After {
         let limit = lab.context().supervisor.remaining();
         match &self.condition {
             Condition::Ready => machine.wait_ready().into_future().await,
-            Condition::Unit(unit) => machine.wait_for_unit(unit).within(limit).into_future().await,
+            Condition::Unit(unit) => {
+                // The test may start it later, or bring it first: that nothing is about to is no reason to give up.
+                let unit_word = quote(unit);
+                let settled =
+                    format!("systemctl is-active -q -- {unit_word} || systemctl is-failed -q -- {unit_word}");
+                machine.wait_until_succeeds(settled).within(limit).into_future().await?;
+                // One that failed has last words.
+                machine.wait_for_unit(unit).within(limit).into_future().await
+            }
             Condition::Port(port) => machine.wait_for_open_port(*port).within(limit).into_future().await,
         }
     }

@@ -3,6 +3,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use driver::checkpoint::CheckpointError;
 use driver::spec::NicSpec;
 use scenarios::prelude::*;
 
@@ -118,6 +119,22 @@ async fn copies_go_their_own_ways(t: &mut Testbed) -> Result {
         })
         .await?;
     let copied = Etcd::of(&copy, "cluster");
+    t.step("a disk that is full is told, leaves nothing there, and the cluster goes on", async || {
+        let directory = t.artifacts().join("full");
+        fs_err::create_dir_all(&directory)?;
+        // What QEMU's state is written to until it is whole; writing there ends as on a full disk (full(4)).
+        std::os::unix::fs::symlink("/dev/full", directory.join("server-2.state.part"))?;
+        let error = c.lab().checkpoint(&directory, "full").await.err().context("it was saved to a full disk")?;
+        let told = matches!(&error, driver::Error::Checkpoint(CheckpointError::Save { machine, .. }) if machine == "server-2");
+        ensure!(told, "another error: {error}");
+        ensure!(error.to_string().contains("No space left on device"), "the error does not say why: {error}");
+        let left: Vec<_> = std::fs::read_dir(&directory)?.filter_map(std::result::Result::ok).collect();
+        let of_it = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("server-2.state");
+        ensure!(!left.iter().any(of_it), "half a state is left: {left:?}");
+        fs_err::remove_dir_all(&directory)?;
+        etcd.wait_put("server-2", "rackless/full", "none the worse").await
+    })
+    .await?;
     t.step("both have what was there", async || {
         for (cluster, etcd) in [(&c, &etcd), (&copy, &copied)] {
             etcd.wait_for_leader("server-3").await?;
