@@ -265,14 +265,9 @@ impl ShellWay {
             reason,
             elapsed: left.begun.elapsed(),
         };
-        let (path, level) = (to.binary.clone(), COMPRESSION);
-        let read = move || {
-            let binary = std::fs::read(path)?;
-            let packed = zstd::bulk::compress(&binary, level)?;
-            Ok((binary, packed))
-        };
-        let (binary, packed): (Vec<u8>, Vec<u8>) =
-            self.blocking("carry the agent in", &to.binary, read).await?;
+        let path = to.binary.clone();
+        let read = move || std::fs::read(path);
+        let binary: Vec<u8> = self.blocking("carry the agent in", &to.binary, read).await?;
 
         let places = to.places.iter().map(String::as_str);
         let words = ["sh", "-c", PROBE, "sh", to.reach.device().unwrap_or("-")];
@@ -285,18 +280,21 @@ impl ShellWay {
         let path = format!("{place}/rackless-agent-{}", &digest[..12]);
         let (mut bytes, mut over_line) = (0, false);
         let mut version = self.version(&path, &digest, left.now()).await?;
+        if !version.status.success() && to.reach == Reach::Ports {
+            bytes = binary.len();
+            if self.through_port(to, &binary, &path, left.now()).await? {
+                version = self.version(&path, &digest, left.now()).await?;
+            }
+        }
         if !version.status.success() {
-            let (content, name) =
-                if zstd { (&packed, format!("{path}.zst")) } else { (&binary, path.clone()) };
-            bytes = content.len() as u64;
-            if to.reach == Reach::Ports && self.through_port(to, content, &name, left.now()).await? {
-                version = self.version(&path, &digest, left.now()).await?;
-            }
-            if !version.status.success() {
-                over_line = true;
-                self.write_file(&name, content, 0o700, None, left.now()).await?;
-                version = self.version(&path, &digest, left.now()).await?;
-            }
+            over_line = true;
+            let plain = binary.clone();
+            let pack = move || if zstd { zstd::bulk::compress(&plain, COMPRESSION) } else { Ok(plain) };
+            let content: Vec<u8> = self.blocking("pack the agent", &to.binary, pack).await?;
+            bytes = content.len();
+            let name = if zstd { format!("{path}.zst") } else { path.clone() };
+            self.write_file(&name, &content, 0o700, None, left.now()).await?;
+            version = self.version(&path, &digest, left.now()).await?;
         }
         let speaks = String::from_utf8_lossy(&version.stdout).trim() == agent_proto::version_line();
         if !version.status.success() || !speaks {
@@ -319,7 +317,7 @@ impl ShellWay {
             }
             Err(error) => return Err(error),
         }
-        Ok(Carried { bytes, over_line, elapsed: left.begun.elapsed() })
+        Ok(Carried { bytes: bytes as u64, over_line, elapsed: left.begun.elapsed() })
     }
 
     /// Puts bytes into a file through the port that will be the agent's, which takes as many as the guest reads; `false`
