@@ -209,8 +209,9 @@ fn segments(frame: &[u8], layout: &Layout, segmentation: Segmentation) -> Vec<Fr
         };
         bytes[tcp + 16..tcp + 18].fill(0);
         let pseudo = sum(u64::from(TCP) + u64::from(length), &bytes[addresses]);
-        let whole = fold(sum(pseudo, &bytes[tcp..]));
-        put_sum(&mut bytes, tcp + 16, whole);
+        // In TCP a checksum of 0 stands for nothing else.
+        let checksum = !fold(sum(pseudo, &bytes[tcp..]));
+        bytes[tcp + 16..tcp + 18].copy_from_slice(&checksum.to_be_bytes());
         Frame::new(&bytes)
     };
     (0..count).map(segment).collect()
@@ -359,6 +360,21 @@ mod tests {
         let mut bytes = [0; 4];
         put_sum(&mut bytes, 1, 0xffff);
         assert_eq!(bytes, [0, 0xff, 0xff, 0]);
+    }
+
+    #[test]
+    fn the_checksum_of_a_segment_may_be_zero() {
+        let (mut header, bytes) = unfinished(false, &[0; 50]);
+        cut(&mut header, false, 48);
+        let sums = (0..=u16::MAX).filter(|word| {
+            let mut bytes = bytes.clone();
+            bytes[54..56].copy_from_slice(&word.to_be_bytes());
+            let frame = Frame::new(&bytes);
+            let first = &Offload::parse(&header, &frame).unwrap().finish(&frame)[0];
+            checked(first);
+            first[50..52] == [0, 0]
+        });
+        assert_eq!(sums.count(), 1, "whatever else is summed, one word makes it 0");
     }
 
     #[test]

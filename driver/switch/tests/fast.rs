@@ -11,6 +11,7 @@ use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use guest::{ALL, Guest, MEMORY, VERSION_1};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use pretty_assertions::assert_eq;
+use switch::lacp::{LacpState, Lacpdu, Pdu, PortInfo};
 use switch::*;
 use tempfile::TempDir;
 use vhost::VhostBackend;
@@ -214,6 +215,70 @@ fn a_guest_without_buffers_gets_its_frames_later_and_not_without_end() {
     for number in 0..guest::SIZE as u8 {
         assert_eq!(lab.recv(&mut b_guest).unwrap().1[14..], [number; 1000]);
     }
+    lab.accounts();
+}
+
+/// The guest of each link is an 802.3ad bond: it answers the switch's LACPDUs until so many links carry frames.
+fn aggregate(lab: &Lab, links: &mut [Guest], active: &[PortId]) {
+    let bond = Mac([2, 0, 0, 0, 0, 0xb0]);
+    lab.until("the bundle forms", || {
+        for (index, link) in links.iter_mut().enumerate() {
+            while let Some((_, frame)) = link.recv() {
+                let Some(Pdu::Lacp(pdu)) = Pdu::parse(&frame) else { continue };
+                let actor = PortInfo {
+                    system_priority: 0xffff,
+                    system: bond,
+                    key: 15,
+                    port_priority: 255,
+                    port: index as u16 + 1,
+                    // Active, short timeout, aggregatable, in sync, collecting and distributing.
+                    state: LacpState(0x3f),
+                };
+                let answer = Pdu::Lacp(Lacpdu { actor, partner: pdu.actor, collector_max_delay: 0 });
+                link.send(&answer.to_frame(bond));
+            }
+        }
+        lab.sw.bundles().unwrap()[0].active().map(|member| member.id).eq(active.iter().copied())
+    });
+}
+
+#[test]
+fn fast_ports_are_a_bundle_as_others_are() {
+    let lab = Lab::new();
+    let ids = [lab.add("a/eth1", 10, true), lab.add("a/eth2", 10, true)];
+    let other = lab.add("b/eth1", 10, true);
+    let mode = PortMode::Access { vlan: VlanId::new(10).unwrap() };
+    let bundle = lab.sw.add_bundle(BundleConfig::new("a/bond0", mode, ids)).unwrap();
+    let mut links = ids.map(|id| lab.guest(id, ALL));
+    let mut far = lab.guest(other, ALL);
+    aggregate(&lab, &mut links, &ids);
+
+    // Each frame leaves by one link, whatever the other side floods.
+    let mut came = [0, 0];
+    for station in 0..64u8 {
+        far.send(&frame(BROADCAST, [2, 0, 0, 0, 1, station], b"to the bundle"));
+        lab.sw.ports().unwrap();
+        for (link, came) in links.iter_mut().zip(&mut came) {
+            *came +=
+                std::iter::from_fn(|| link.recv()).filter(|(_, got)| got[14..] == *b"to the bundle").count();
+        }
+    }
+    assert!(came[0] + came[1] == 64 && came[0] > 0 && came[1] > 0, "{came:?}");
+
+    // What is left to the card passes undone, and is learnt on the bundle.
+    let (header, whole) = tcp(30_000);
+    links[1].send_with(&header, &whole);
+    let (got, bytes) = lab.recv(&mut far).unwrap();
+    assert_eq!((&got[..10], bytes), (&header[..], whole));
+    let learnt = lab.sw.fdb().unwrap();
+    assert_eq!(learnt.iter().find(|entry| entry.mac == Mac(A)).map(|entry| entry.port), Some(bundle));
+
+    // A guest whose driver stops on one link is reached by the other.
+    links[0].frontend.get_vring_base(0).unwrap();
+    lab.until("the link is down", || !lab.port(ids[0]).fast.unwrap().running);
+    aggregate(&lab, &mut links[1..], &ids[1..]);
+    far.send(&frame(A, B, b"to the bundle"));
+    assert_eq!(lab.recv(&mut links[1]).unwrap().1[14..], *b"to the bundle");
     lab.accounts();
 }
 

@@ -220,17 +220,17 @@ impl Worker {
         }
     }
 
-    /// Does what is due for any bundle.
-    pub(super) fn run_bundles(&mut self) {
-        let now = self.clock.now();
+    /// Does what is due for any bundle; false if nothing was.
+    pub(super) fn run_bundles(&mut self, now: Duration) -> bool {
         if self.bundles.due.is_none_or(|due| due > now) {
-            return;
+            return false;
         }
         let ids: Vec<PortId> = self.bundles.all.keys().copied().collect();
         for id in ids {
             self.run_bundle(id, now);
         }
         self.bundles.reckon();
+        true
     }
 
     fn run_bundle(&mut self, id: PortId, now: Duration) {

@@ -24,8 +24,7 @@ impl Worker {
     }
 
     /// Lets the frames go on whose time has come.
-    pub(super) fn release(&mut self) {
-        let now = self.clock.now();
+    pub(super) fn release(&mut self, now: Duration) {
         if self.shaper.next_due().is_some_and(|due| due <= now) {
             let mut fates = std::mem::take(&mut self.fates);
             self.shaper.release(now, &mut fates);

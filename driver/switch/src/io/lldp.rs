@@ -84,17 +84,17 @@ impl Worker {
         true
     }
 
-    /// Does what is due.
-    pub(super) fn run_lldp(&mut self) {
-        let now = self.clock.now();
-        let Some(lldp) = &mut self.lldp else { return };
+    /// Does what is due; false if nothing was.
+    pub(super) fn run_lldp(&mut self, now: Duration) -> bool {
+        let Some(lldp) = &mut self.lldp else { return false };
         if lldp.agent.next_deadline().is_none_or(|due| due > now) {
-            return;
+            return false;
         }
         let mut changes = Vec::new();
         let speak = lldp.agent.tick(now, &mut changes);
         self.tell_changes(changes);
         speak.into_iter().for_each(|id| self.speak(id, None, now));
+        true
     }
 
     /// Sends what a port says of itself, out of that port alone. It holds as long as the configuration says, unless said

@@ -175,7 +175,7 @@ impl Worker {
             // Nothing is to be kept tidy while nothing happens.
             let (woken, ready) = self.wait(&wake, self.shaper.next_due())?;
             let began = self.clock.now();
-            self.release();
+            self.release(began);
             if woken {
                 let awake = wake.read(&mut [0; 64]);
                 while let Ok(command) = commands.try_recv() {
@@ -207,11 +207,13 @@ impl Worker {
                     }
                 }
             }
-            self.end_slow_handshakes();
-            self.run_bundles();
-            self.run_lldp();
             self.flush_above(0);
             // What nobody waits for comes after the frames have left.
+            let now = self.clock.now();
+            self.end_slow_handshakes(now);
+            if self.run_bundles(now) | self.run_lldp(now) {
+                self.flush_above(0);
+            }
             self.ring.settle();
             for capture in self.captures.values_mut() {
                 capture.submit();
@@ -220,9 +222,9 @@ impl Worker {
                 self.copy_out();
             }
             self.intake.prepare();
-            if self.clock.now() >= housekeeping {
-                housekeeping = self.clock.now() + HOUSEKEEPING;
-                self.forwarder.age(self.clock.now());
+            if now >= housekeeping {
+                housekeeping = now + HOUSEKEEPING;
+                self.forwarder.age(now);
                 self.taps.retain(Tap::is_open);
             }
         }
@@ -457,15 +459,16 @@ impl Worker {
 
     /// Reads all that peers have sent so far, so that an answer does not miss a frame that was sent before the question.
     pub(crate) fn catch_up(&mut self) {
-        self.release();
+        self.release(self.clock.now());
         for id in (0..self.ports.end()).map(PortId) {
             self.accept(id);
             self.read_all(id);
             self.flush_above(EARLY_FLUSH);
         }
         self.serve_uplinks();
-        self.run_bundles();
-        self.run_lldp();
+        let now = self.clock.now();
+        self.run_bundles(now);
+        self.run_lldp(now);
         self.flush_above(0);
         self.ring.settle();
     }

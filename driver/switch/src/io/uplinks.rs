@@ -267,8 +267,7 @@ impl Worker {
     }
 
     /// Turns those away who have not said what they want.
-    pub(super) fn end_slow_handshakes(&mut self) {
-        let now = self.clock.now();
+    pub(super) fn end_slow_handshakes(&mut self, now: Duration) {
         let due: Vec<UplinkId> = self
             .uplinks
             .servers()
