@@ -17,7 +17,9 @@ use crate::death::Died;
 use crate::fault::tell_service_faults;
 use crate::machine::Machine;
 use crate::qemu::{Accel, Firmware, Qemu, script_problem};
-use crate::spec::{Boot, BundleSpec, DataDisk, LabSpec, MachineSpec, NicBackend, NicSpec, is_hostname};
+use crate::spec::{
+    AgentSource, Boot, BundleSpec, DataDisk, LabSpec, MachineSpec, NicBackend, NicSpec, is_hostname,
+};
 use crate::supervisor::Supervisor;
 use crate::{Error, control};
 
@@ -375,6 +377,10 @@ fn check(spec: &LabSpec) -> Result<(), Error> {
             }
         } else if machine.vcpus == 0 || machine.memory_mib < 64 {
             format!("{} vCPUs and {} MiB are no machine", machine.vcpus, machine.memory_mib)
+        } else if machine.shell.is_none()
+            && machine.agent.as_ref().is_some_and(|agent| matches!(agent.source, AgentSource::OverShell(_)))
+        {
+            "its agent is to come in over a shell, and it has none".to_owned()
         } else if let Some(problem) = data_disk_problem(machine) {
             problem
         } else if let Boot::Script(script) = &machine.boot
@@ -445,6 +451,7 @@ fn bundle_problem(machine: &MachineSpec, bundle: &BundleSpec) -> Option<String> 
 mod tests {
     use super::*;
     use crate::spec::tests::machine;
+    use crate::spec::{AgentSpec, Channel, ShellSpec};
 
     fn refusal(machines: Vec<MachineSpec>) -> String {
         let refused = check(&LabSpec { name: "lab".into(), machines }).expect_err("a refused spec");
@@ -502,6 +509,17 @@ mod tests {
         assert_eq!(refusal(vec![none]), "server-1: 0 vCPUs and 768 MiB are no machine");
         let little = MachineSpec { memory_mib: 63, ..machine("server-1") };
         assert_eq!(refusal(vec![little]), "server-1: 2 vCPUs and 63 MiB are no machine");
+    }
+
+    #[test]
+    fn an_agent_that_comes_over_a_shell_needs_one() {
+        let source = AgentSource::OverShell("/agent".into());
+        let agent = Some(AgentSpec { source, channel: Channel::Virtserial });
+        let lone = MachineSpec { agent, ..machine("server-1") };
+        let told = "server-1: its agent is to come in over a shell, and it has none";
+        assert_eq!(refusal(vec![lone.clone()]), told);
+        let machines = vec![MachineSpec { shell: Some(ShellSpec::Backdoor), ..lone }];
+        check(&LabSpec { name: "lab".into(), machines }).expect("a sound lab");
     }
 
     #[test]
