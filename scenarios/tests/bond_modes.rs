@@ -59,7 +59,7 @@ api_server = "server-1"
 "#;
 
 fn main() -> ExitCode {
-    suite("bond_modes").test("fail_over_and_back", fail_over_and_back).run()
+    suite("bond_modes").test("fail_over_and_back", fail_over_and_back).requires(Ability::Carrier).run()
 }
 
 async fn fail_over_and_back(t: &mut Testbed) -> Result {

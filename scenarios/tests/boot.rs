@@ -12,14 +12,23 @@ fn main() -> ExitCode {
     let buses = [DiskBus::VirtioScsi, DiskBus::Sata, DiskBus::Nvme].map(|bus| (bus.to_string(), bus));
     suite("boot")
         .cases("boots", ways, boots)
+        .requires(Ability::Image)
         .cases("disk_bus", buses, disk_bus)
+        .requires(Ability::Image)
         .test("agent_written_into_a_copy", agent_written_into_a_copy)
+        .requires(Ability::Agent)
         .test("console_only", console_only)
+        .requires(Ability::Image)
         .test("backdoor", backdoor)
+        .requires(Ability::Image)
         .test("serial_login", serial_login)
+        .requires(Ability::Network)
         .test("backdoor_then_agent", backdoor_then_agent)
+        .requires(Ability::Image)
         .test("strangers_disk_on_its_own_bus", strangers_disk_on_its_own_bus)
+        .requires(Ability::Image)
         .test("strangers_disk_on_the_wrong_bus", strangers_disk_on_the_wrong_bus)
+        .requires(Ability::Image)
         .run()
 }
 

@@ -13,13 +13,14 @@ use tokio::io::AsyncReadExt as _;
 const LIMIT: Duration = secs(60);
 
 fn main() -> ExitCode {
-    let mut channels = scenarios::suite("channel").test("virtserialport", virtserialport);
-    channels = channels.test("vhost_user_vsock", vhost_user_vsock);
+    let mut channels =
+        scenarios::suite("channel").test("virtserialport", virtserialport).requires(Ability::Agent);
+    channels = channels.test("vhost_user_vsock", vhost_user_vsock).requires(Ability::Agent);
     if !Rack::has_vhost_user_vsock() {
         channels =
             channels.ignored("no vhost-device-vsock: `RACKLESS_CHANNEL=vsock cargo xtask setup` builds it");
     }
-    channels = channels.test("vsock", vsock);
+    channels = channels.test("vsock", vsock).requires(Ability::Agent);
     if !Rack::has_vsock() {
         channels = channels.ignored("no /dev/vhost-vsock on this host: AF_VSOCK is unverified here");
     }

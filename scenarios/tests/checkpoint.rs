@@ -10,7 +10,9 @@ use scenarios::prelude::*;
 fn main() -> ExitCode {
     suite("checkpoint")
         .test("copies_go_their_own_ways", copies_go_their_own_ways)
+        .requires(Ability::Checkpoint)
         .test("firmware_and_bonds_come_back", firmware_and_bonds_come_back)
+        .requires(Ability::Checkpoint)
         .run()
 }
 

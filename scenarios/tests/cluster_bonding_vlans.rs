@@ -6,7 +6,10 @@ use scenarios::prelude::*;
 const LINKS: [&str; 2] = ["eth1", "eth2"];
 
 fn main() -> ExitCode {
-    suite("cluster_bonding_vlans").test("forms_and_fails_over", forms_and_fails_over).run()
+    suite("cluster_bonding_vlans")
+        .test("forms_and_fails_over", forms_and_fails_over)
+        .requires(Ability::Carrier)
+        .run()
 }
 
 async fn forms_and_fails_over(t: &mut Testbed) -> Result {

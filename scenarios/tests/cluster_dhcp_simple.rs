@@ -3,7 +3,7 @@
 use scenarios::prelude::*;
 
 fn main() -> ExitCode {
-    suite("cluster_dhcp_simple").test("forms", forms).run()
+    suite("cluster_dhcp_simple").test("forms", forms).requires(Ability::Network).run()
 }
 
 async fn forms(t: &mut Testbed) -> Result {

@@ -3,7 +3,7 @@
 use scenarios::prelude::*;
 
 fn main() -> ExitCode {
-    suite("cluster_simple").test("goes_on_without_one", goes_on_without_one).run()
+    suite("cluster_simple").test("goes_on_without_one", goes_on_without_one).requires(Ability::Network).run()
 }
 
 async fn goes_on_without_one(t: &mut Testbed) -> Result {

@@ -5,10 +5,14 @@ use scenarios::prelude::*;
 fn main() -> ExitCode {
     suite("cluster_vlans")
         .test("forms", async |t: &mut Testbed| forms(t, &Way::Agent).await)
+        .requires(Ability::Network)
         .cases("over", Way::without_agent(), forms)
+        .requires(Ability::Image)
         .ignored("no checkpoint can be made of such machines, so that each takes minutes")
         .test("wrong_tag_is_isolated", wrong_tag_is_isolated)
+        .requires(Ability::Network)
         .test("heals_after_trunk_loss", heals_after_trunk_loss)
+        .requires(Ability::Carrier)
         .run()
 }
 

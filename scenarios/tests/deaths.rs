@@ -8,7 +8,12 @@ use scenarios::prelude::*;
 use switch::{PortMode, VlanId, VlanSet};
 
 fn main() -> ExitCode {
-    suite("deaths").test("of_guests_and_agents", of_guests_and_agents).test("of_wiring", of_wiring).run()
+    suite("deaths")
+        .test("of_guests_and_agents", of_guests_and_agents)
+        .requires(Ability::Process)
+        .test("of_wiring", of_wiring)
+        .requires(Ability::Process)
+        .run()
 }
 
 /// One machine panics, one loses its agent, one powers itself off: each death has its own cause.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use scenarios::prelude::*;
 
 fn main() -> ExitCode {
-    suite("fast_path").test("throughput", throughput).run()
+    suite("fast_path").test("throughput", throughput).requires(Ability::Process).run()
 }
 
 async fn throughput(t: &mut Testbed) -> Result {

@@ -8,7 +8,7 @@ use scenarios::prelude::*;
 const PACKETS: u32 = 1000;
 
 fn main() -> ExitCode {
-    suite("link_faults").test("delay_loss_and_rate", delay_loss_and_rate).run()
+    suite("link_faults").test("delay_loss_and_rate", delay_loss_and_rate).requires(Ability::Network).run()
 }
 
 async fn delay_loss_and_rate(t: &mut Testbed) -> Result {

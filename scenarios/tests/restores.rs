@@ -19,7 +19,9 @@ const END: Duration = Duration::from_secs(20);
 fn main() -> ExitCode {
     suite("restores")
         .test("four_labs_at_once", four_labs_at_once)
+        .requires(Ability::Checkpoint)
         .test("again_and_again", again_and_again)
+        .requires(Ability::Checkpoint)
         .deadline(Duration::from_secs(1800))
         .run()
 }

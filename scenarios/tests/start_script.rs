@@ -14,8 +14,11 @@ const VLAN: u16 = 7;
 fn main() -> ExitCode {
     suite("start_script")
         .test("contract", contract)
+        .requires(Ability::Image)
         .test("forks", forks)
+        .requires(Ability::Image)
         .test("nixos_test_configuration", nixos_test_configuration)
+        .requires(Ability::Image)
         .run()
 }
 

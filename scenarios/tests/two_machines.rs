@@ -6,8 +6,13 @@ use scenarios::prelude::*;
 fn main() -> ExitCode {
     suite("two_machines")
         .test("network", async |t: &mut Testbed| network(t, &Way::Agent).await)
+        .requires(Ability::Carrier)
+        .requires(Ability::HotPlug)
+        .requires(Ability::Screenshot)
         .cases("over", [("start_script", Way::StartScript)], network)
+        .requires(Ability::Image)
         .cases("over", [("backdoor", Way::Backdoor)], network)
+        .requires(Ability::Image)
         .ignored(
             "the scenario over a start script's backdoor is in the gate: this one takes two minutes more",
         )

@@ -10,7 +10,10 @@ use switch::PortMode;
 const STRAY: [u16; 4] = [201, 202, 101, 102];
 
 fn main() -> ExitCode {
-    suite("vlan_isolation").test("wrong_tags_cross_nothing", wrong_tags_cross_nothing).run()
+    suite("vlan_isolation")
+        .test("wrong_tags_cross_nothing", wrong_tags_cross_nothing)
+        .requires(Ability::Network)
+        .run()
 }
 
 async fn wrong_tags_cross_nothing(t: &mut Testbed) -> Result {
