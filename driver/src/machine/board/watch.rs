@@ -28,13 +28,28 @@ impl Machine {
 
     /// Reads the line for the start of another boot, until it is closed.
     async fn watch_line(&self, instance: &Arc<Instance>) {
+        let (Some(rig), Body::Board(powered)) = (&self.inner.board, &instance.body) else { return };
+        // A boot loader that waits shows nothing but what the dialogue waits for.
+        let first =
+            rig.board.boot.steps.iter().find_map(|step| step.expect.as_ref()).map(board::Pattern::compile);
         let mut heard = instance.console.listen();
         let mut lines = Lines::default();
         while let Some(bytes) = heard.recv().await {
-            let Some(line) = lines.boot_begins(&bytes) else { continue };
+            let begins = lines.boot_begins(&bytes);
             // Before the login such lines are the boot that is awaited. What a command prints comes encoded.
-            if instance.console.stage() >= Stage::Agent {
-                self.was_reset(instance, format!("the console says {line:?}"));
+            if instance.console.stage() < Stage::Agent {
+                continue;
+            }
+            let awaited = || {
+                instance.is_expected_to_reset()
+                    && first
+                        .as_ref()
+                        .is_some_and(|first| first.is_match(&instance.console.text(powered.boot())))
+            };
+            match begins {
+                Some(line) => self.was_reset(instance, format!("the console says {line:?}")),
+                None if awaited() => self.was_reset(instance, "the boot loader waits".to_owned()),
+                None => {}
             }
         }
         self.die(instance, Cause::LineLost);
