@@ -1,4 +1,4 @@
-//! Tests against code that is not ours: tshark, DHCP clients, VDE, the kernel's own interfaces. They are `#[ignore]`d,
+//! Tests against code that is not ours: tshark, DHCP clients, VDE, ser2net, the kernel's own interfaces. They are `#[ignore]`d,
 //! since they need programs, kernels and privileges that not every host has.
 
 use std::path::Path;
@@ -70,6 +70,14 @@ const SUITES: &[Suite] = &[
         needs: &[&needs::IP],
         root: true,
         kernel: &[Kernel::Tun, Kernel::Link("veth")],
+    },
+    Suite {
+        package: "board",
+        test: "ser2net",
+        about: "serial lines behind ser2net",
+        needs: &[&needs::SER2NET],
+        root: false,
+        kernel: &[],
     },
     Suite {
         package: "services",

@@ -227,6 +227,20 @@ pub(crate) const VDE_PLUG: Need = Need {
     packages: Packages { debian: "vde2", fedora: "vde2", arch: "vde2", suse: "vde2", alpine: "vde2" },
 };
 
+pub(crate) const SER2NET: Need = Need {
+    what: "ser2net",
+    why: "serves serial lines over TCP",
+    probe: Probe::Programs(&["ser2net"]),
+    instead: &[],
+    packages: Packages {
+        debian: "ser2net",
+        fedora: "ser2net",
+        arch: "ser2net",
+        suse: "ser2net",
+        alpine: "ser2net",
+    },
+};
+
 pub(crate) const IP: Need = Need {
     what: "ip",
     why: "makes interfaces and namespaces",
