@@ -15,7 +15,8 @@ use crate::dhcp::Dhcp;
 use crate::etcd::Etcd;
 use crate::fixture;
 use crate::launched::Launched;
-use crate::rack::{BootMode, Plan, Rack};
+use crate::plan::Plan;
+use crate::rack::{BootMode, Rack};
 use crate::way::Way;
 
 /// Seconds, for limits: `secs(30)`.

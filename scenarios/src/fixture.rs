@@ -12,7 +12,8 @@ use driver::{Error, Lab};
 use harness::Testbed;
 
 use crate::launched::Launched;
-use crate::rack::{Plan, Rack};
+use crate::plan::Plan;
+use crate::rack::Rack;
 
 impl Rack {
     /// A lab in the state that `form` brings it to, which `fixture` names. If a checkpoint of these very machines in that

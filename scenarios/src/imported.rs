@@ -9,7 +9,7 @@ use nixos_test::NixosTest;
 
 use crate::assets::Assets;
 use crate::launched::Launched;
-use crate::rack::Plan;
+use crate::plan::Plan;
 
 /// A lab that others describe, about to be launched.
 #[must_use = "does nothing until it is launched"]

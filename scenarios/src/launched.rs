@@ -11,7 +11,7 @@ use harness::{SubjectId, Testbed};
 
 use crate::dhcp::Dhcp;
 use crate::fixture;
-use crate::rack::Plan;
+use crate::plan::Plan;
 
 /// A running lab, whose verbs it has: it is a [`Lab`] wherever one is wanted. Clones are the same lab.
 #[derive(Clone)]

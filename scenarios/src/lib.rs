@@ -14,6 +14,7 @@ mod imported;
 mod isolation;
 mod k3s;
 mod launched;
+mod plan;
 mod provides;
 mod rack;
 pub mod start_script;
