@@ -173,7 +173,7 @@ impl Rig {
     }
 
     async fn open(&self, machine: &Machine) -> Result<Console, Error> {
-        let limit = machine.limit(LINE_LIMIT);
+        let limit = LINE_LIMIT.min(machine.inner.lab.supervisor.remaining());
         let stream = board::line::open(&self.board, limit).await.map_err(|e| machine.board_error(e))?;
         let log = machine.inner.artifacts.join("console.log");
         let options =
@@ -353,6 +353,16 @@ impl Machine {
     /// How long a board's line may say nothing before a request is said again.
     pub(super) fn board_silence(&self) -> Option<Duration> {
         self.inner.board.as_ref().map(|rig| rig.board.silence)
+    }
+
+    /// Resolves when the kernel of a board says that it restarts: from then on nothing may be typed.
+    pub(super) async fn goes_down(&self, instance: &Instance) {
+        let Body::Board(board) = &instance.body else { return std::future::pending().await };
+        // kernel_restart of Linux, kernel/reboot.c.
+        let restarts = Regex::new("reboot: (Restarting system|machine restart)").expect("a valid expression");
+        if instance.console.wait_for(&restarts, board.boot(), Duration::MAX).await.is_err() {
+            std::future::pending().await
+        }
     }
 
     /// Whether the board's dialogue has logged in already.

@@ -34,6 +34,7 @@ use crate::disk::Overlay;
 use crate::guest::{Guest, GuestError};
 use crate::journal::Journal;
 use crate::lab::Context;
+use crate::qemu::Accel;
 use crate::spec::{MachineSpec, NicSpec};
 use crate::supervisor::Event;
 use board::Rig;
@@ -287,8 +288,9 @@ impl Machine {
 
     /// Scales a limit by the accelerator and cuts it to what is left of the test.
     pub(crate) fn limit(&self, limit: Duration) -> Duration {
-        // A board's pace is its own.
-        let factor = if self.inner.board.is_some() { 1 } else { self.inner.lab.accel.time_factor() };
+        // A board with a flash card behind a serial line may well be as slow as an emulated machine.
+        let accel = if self.inner.board.is_some() { Accel::Tcg } else { self.inner.lab.accel };
+        let factor = accel.time_factor();
         (limit * factor).min(self.inner.lab.supervisor.remaining())
     }
 

@@ -298,7 +298,11 @@ impl Reboot<'_> {
             instance.expect_reset(true);
             instance.mark();
             machine.event("power", "rebooting", serde_json::Value::Null);
-            guest.reboot().await.map_err(|e| machine.guest_error(e))?;
+            let asked = tokio::select! {
+                asked = guest.reboot() => asked,
+                () = machine.goes_down(&instance) => Ok(()),
+            };
+            asked.map_err(|e| machine.guest_error(e))?;
             let limit = machine.limit(self.limit);
             let reset = machine.until_death(tokio::time::timeout(limit, resets.changed())).await?;
             if !matches!(reset, Ok(Ok(()))) {

@@ -56,8 +56,9 @@ impl ShellWay {
             Power::ForcedReboot => "sync; reboot -f",
             Power::ForcedPoweroff => "sync; poweroff -f",
         };
-        // It outlives its command, and the shell's session with it.
-        let script = format!("[ \"$(id -u)\" = 0 ]; setsid sh -c '{{ {down}; }} >/dev/null 2>&1' &");
+        // It outlives its command, and the shell's session with it. After the answer, which would be asked for again and
+        // again else, and typed to whatever reads the line next: firmware, a boot loader's menu.
+        let script = format!("[ \"$(id -u)\" = 0 ]; setsid sh -c '{{ sleep 2; {down}; }} >/dev/null 2>&1' &");
         match self.tell(&format!("{power:?}"), &script, &[], POWER_LIMIT).await {
             Err(error) if error.is_lost() => Ok(()),
             done => done,

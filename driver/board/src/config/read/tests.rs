@@ -203,3 +203,18 @@ fn all_problems_are_told_at_once() {
     let told = refused(&text);
     assert_eq!(told.lines().count(), 3, "{told}");
 }
+
+#[test]
+fn the_file_in_the_manual_is_one() {
+    let manual = include_str!("../../../../../docs/boards.md");
+    let text = manual.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a file");
+    let board = parse(text).expect("the manual's board");
+    assert_eq!((board.name.as_str(), board.boot.steps.len(), board.uplinks.len()), ("orin-3", 3, 1));
+    // Every line that is commented out is one that could be there instead.
+    let other = text.replace("\ndevice = ", "\n# device = ").replace("# rfc2217 = ", "rfc2217 = ");
+    let other = other.replace("# prompt = ", "prompt = ").replace("# user_prompt = ", "user_prompt = ");
+    let other = other.replace("# password_prompt = ", "password_prompt = ").replace("# trunk = ", "trunk = ");
+    let board = parse(&other.replace("# native = ", "native = ")).expect("the manual's other board");
+    assert_eq!(board.line, Line::Rfc2217("serial.lab:2001".into()));
+    assert!(board.prompts.is_some() && board.uplinks["eth1"].tags.is_some());
+}

@@ -1,0 +1,144 @@
+//! A board runs what virtual machines run: the steps of `boot` and `two_machines`, over its serial line. The board is a QEMU
+//! of the test's own that the driver knows nothing of; no real board was tried.
+
+mod bench;
+
+use bench::{By, build, has_ser2net};
+use driver::Error;
+use driver::guest::Status;
+use scenarios::prelude::*;
+
+fn main() -> ExitCode {
+    let mut suite = suite("board").test("boot", boot).test("two_machines", two_machines);
+    if !has_ser2net() {
+        suite = suite.ignored("no ser2net, the serial server: `cargo xtask interop` installs it");
+    }
+    suite.run()
+}
+
+/// What `boot` does, on a board behind a pty.
+async fn boot(t: &mut Testbed) -> Result {
+    let board = build(t, "server-1", By::Device).await?;
+    let lab = Rack::of(profiles::simple(), &["server-1"]).board("server-1", board).launch(t).await?;
+    let machine = &lab["server-1"];
+    t.step("its boot loader's menu is answered, and it boots with no failed unit", async || {
+        machine.wait_ready().await?;
+        machine.succeed("grep -w rackless.board=yes /proc/cmdline").await?;
+        let failed = machine.succeed("systemctl --failed --no-legend --plain").await?;
+        ensure!(failed.trim().is_empty(), "failed units: {failed}");
+        let log = fs_err::read_to_string(machine.artifacts().join("console.log"))?;
+        for stage in ["BdsDxe: starting", "Reboot Into Firmware", "Linux version", "login:"] {
+            ensure!(log.contains(stage), "the console's log has no {stage:?}");
+        }
+        Ok(())
+    })
+    .await?;
+    t.step("it has the name and the address that it was given", async || {
+        ensure!(machine.succeed("hostname").await?.trim() == "server-1", "another hostname");
+        machine.succeed("getent hosts server-2").await?;
+        let address = machine.address("cluster")?;
+        machine.wait_until_succeeds(format!("ip -o addr show dev eth1 | grep -w {address}")).await?;
+        Ok(())
+    })
+    .await?;
+    t.step("commands have streams, status, user, directory and a limit", async || {
+        let output =
+            machine.execute("echo out; echo err >&2; id -un; pwd; exit 3").user("nobody").cwd("/tmp").await?;
+        ensure!(output.status == Status::Code(3), "{:?}", output.status);
+        ensure!((&output.stdout[..], &output.stderr[..]) == (b"out\nnobody\n/tmp\n", b"err\n"), "{output:?}");
+        machine.fail("false").await?;
+        let error = machine.succeed("sleep 4321").within(secs(1)).await.err().context("no limit")?;
+        ensure!(error.to_string().contains("sleep 4321"), "{error}");
+        Ok(())
+    })
+    .await?;
+    t.step("files go both ways, and it waits for units and ports", async || {
+        let (sent, back) = (t.artifacts().join("sent"), t.artifacts().join("back"));
+        let content: Vec<u8> =
+            (0..30_000_u32).map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()[3]).collect();
+        fs_err::write(&sent, &content)?;
+        machine.copy_to(&sent, "/root/there").await?;
+        machine.copy_from("/root/there", &back).await?;
+        ensure!(fs_err::read(&back)? == content, "the file is another");
+        machine.wait_for_unit("systemd-networkd.service").await?;
+        machine.succeed("systemd-run --unit=listens nc -lk 127.0.0.1 7000").await?;
+        machine.wait_for_open_port(7000).await?;
+        Ok(())
+    })
+    .await?;
+    t.step("what only QEMU can do is said so by type", async || {
+        for refused in [machine.screenshot("x").await.map(drop), machine.cut("eth1").await.map(drop)] {
+            let error = refused.err().context("a board did it")?;
+            ensure!(matches!(error, Error::Unsupported { .. }), "{error}");
+        }
+        Ok(())
+    })
+    .await?;
+    t.step("a reboot brings it back, through its menu", async || {
+        let before = machine.succeed("cat /proc/sys/kernel/random/boot_id").await?;
+        machine.reboot().within(secs(180)).await?;
+        let after = machine.succeed("cat /proc/sys/kernel/random/boot_id").await?;
+        ensure!(after != before, "it did not boot again");
+        machine.succeed("grep -w rackless.board=yes /proc/cmdline").await?;
+        Ok(())
+    })
+    .await?;
+    t.step("it shuts down when asked to", async || {
+        machine.shutdown().within(secs(180)).await?;
+        ensure!(!machine.is_running(), "it has power");
+        Ok(())
+    })
+    .await
+}
+
+/// What `two_machines` does, with a board behind an RFC 2217 server and a virtual machine beside it.
+async fn two_machines(t: &mut Testbed) -> Result {
+    let board = build(t, "server-2", By::Rfc2217).await?;
+    let profile = profiles::simple();
+    let lab = Rack::of(profile.clone(), &["server-1", "server-2"]).board("server-2", board).launch(t).await?;
+    let (vm, board) = (&lab["server-1"], &lab["server-2"]);
+    t.step("both boot and have their addresses", async || {
+        lab.wait_ready().await?;
+        for machine in [vm, board] {
+            let address = machine.address("cluster")?;
+            machine.wait_until_succeeds(format!("ip -o addr show dev eth1 | grep -w {address}")).await?;
+        }
+        Ok(())
+    })
+    .await?;
+    let addresses = [vm.address("cluster")?, board.address("cluster")?];
+    t.step("ping both ways", async || {
+        vm.wait_until_succeeds(format!("ping -c1 -W5 {}", addresses[1])).await?;
+        board.succeed(format!("ping -c3 -i1 -W5 {}", addresses[0])).await?;
+        Ok(())
+    })
+    .await?;
+    for (from, to, address) in [(vm, board, addresses[1]), (board, vm, addresses[0])] {
+        t.step(format!("TCP from {} to {}", from.name(), to.name()), async || {
+            from.succeed("head -c 5000000 /dev/urandom > /tmp/sent").await?;
+            to.succeed("systemd-run --unit=receive --collect sh -c 'nc -l 7000 > /tmp/received'").await?;
+            // Not by connecting: the one connection that it takes is the one under test.
+            to.wait_until_succeeds("ss -Hltn sport = :7000 | grep -q LISTEN").await?;
+            from.succeed(format!("nc -N {address} 7000 < /tmp/sent")).await?;
+            let sent = from.succeed("sha256sum < /tmp/sent").await?;
+            let same = format!("test \"$(sha256sum < /tmp/received)\" = '{}'", sent.trim());
+            to.wait_until_succeeds(same).await?;
+            Ok(())
+        })
+        .await?;
+    }
+    t.step("its frames cross the switch in its VLAN", async || {
+        let frames = lab.switch().frames(&FrameFilter::new().src(board.spec().nics[0].mac.parse()?))?;
+        ensure!(!frames.is_empty(), "no frame of the board's");
+        Ok(())
+    })
+    .await?;
+    t.step("a partition drops frames, and a healed one lets them pass", async || {
+        let apart = lab.partition(&["server-1"], &["server-2"])?;
+        vm.fail(format!("ping -c2 -i1 -W1 {}", addresses[1])).await?;
+        apart.heal().await?;
+        vm.wait_until_succeeds(format!("ping -c1 -W5 {}", addresses[1])).await?;
+        Ok(())
+    })
+    .await
+}
