@@ -7,6 +7,7 @@
 //! clap's own usage errors), 1 for every other failure; `shell` ends as what ran in the guest. What was asked for goes to stdout, all else to stderr.
 
 mod attach;
+mod board;
 mod checkpoint;
 mod doctor;
 mod drawing;
@@ -44,6 +45,9 @@ enum Area {
     /// Checkpoints of labs: list, info, rm
     #[command(subcommand)]
     Checkpoint(checkpoint::Command),
+    /// Boards behind serial lines: check
+    #[command(subcommand)]
+    Board(board::Command),
     /// What this host has of what a lab needs
     Doctor,
     /// Running labs and their machines
@@ -70,6 +74,7 @@ fn dispatch(area: Area) -> anyhow::Result<()> {
         Area::Image(command) => image::run(command),
         Area::Import(command) => import::run(command),
         Area::Checkpoint(command) => checkpoint::run(command),
+        Area::Board(command) => board::run(command),
         Area::Doctor => doctor::run(),
         Area::Ps => runs::ps(),
         Area::Switch(command) => switch::run(&command),
