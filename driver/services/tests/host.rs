@@ -173,6 +173,7 @@ fn an_offer_crosses_the_switch_and_may_be_late() {
     let frame = client.recv(LIMIT).unwrap().expect("an offer");
     assert!(asked.elapsed() >= delay);
     slow.heal();
+    assert_eq!(lab.sw.state().unwrap().service_faults, [], "its guard has healed it");
     let ethernet = EthernetFrame::new_checked(&frame[..]).unwrap();
     assert_eq!(ethernet.dst_addr(), EthernetAddress(MAC.0));
     let ip = Ipv4Packet::new_checked(ethernet.payload()).unwrap();
