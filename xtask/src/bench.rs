@@ -29,6 +29,8 @@ pub(crate) struct Options {
 enum Name {
     /// The switch beside `vde_switch --hub`
     Switch,
+    /// TCP between two guests over our switch beside `vde_switch --hub`
+    Tcp,
     /// A cluster out of a checkpoint beside one that boots and forms
     Checkpoint,
     /// The cluster suites with checkpoints beside the same without
@@ -43,6 +45,7 @@ impl Name {
     fn word(self) -> &'static str {
         match self {
             Self::Switch => "switch",
+            Self::Tcp => "tcp",
             Self::Checkpoint => "checkpoint",
             Self::Suites => "suites",
             Self::Boot => "boot",
@@ -54,6 +57,7 @@ impl Name {
     fn target(self) -> Option<[&'static str; 2]> {
         match self {
             Self::Switch => Some(["switch", "beside_vde"]),
+            Self::Tcp => Some(["scenarios", "tcp"]),
             Self::Checkpoint => Some(["scenarios", "checkpoint"]),
             Self::Suites => None,
             Self::Boot => Some(["scenarios", "boot"]),

@@ -4,18 +4,14 @@
 //! `cargo xtask bench boot` runs it. CPU seconds are those of the QEMU process; they say more than seconds on the clock
 //! where something else runs on the host.
 
-#[path = "../common/table.rs"]
-mod table;
-
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
+use bench_table::{Better, Table, json_argument};
 use driver::spec::Tuning;
 use scenarios::prelude::*;
-
-use crate::table::{Better, Table, json_argument};
 
 /// Launches of each case and side.
 const RUNS: usize = 3;
@@ -123,7 +119,7 @@ async fn table(_: &mut Testbed) -> Result {
     }
     table.print();
     match JSON.get() {
-        Some(file) => table.write(file),
+        Some(file) => Ok(table.write(file)?),
         None => Ok(()),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use bench_table::{Better, Table, median};
 use driver::guest::{CopyOptions, Exec, Guest};
 use scenarios::prelude::*;
 
@@ -9,7 +10,6 @@ use crate::clock::Clock;
 use crate::guest_agent::GuestAgent;
 use crate::shell::Shell;
 use crate::ssh::Ssh;
-use crate::table::{Better, Table, median};
 
 /// Commands of each.
 const COMMANDS: usize = 30;

@@ -8,13 +8,11 @@ mod clock;
 mod guest_agent;
 mod shell;
 mod ssh;
-#[path = "../common/table.rs"]
-mod table;
-
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use bench_table::{Table, json_argument};
 use driver::spec::Channel;
 use scenarios::prelude::*;
 
@@ -23,7 +21,6 @@ use crate::clock::Clock;
 use crate::guest_agent::GuestAgent;
 use crate::shell::Shell;
 use crate::ssh::Ssh;
-use crate::table::{Table, json_argument};
 
 /// Where the results go besides the terminal.
 static JSON: OnceLock<PathBuf> = OnceLock::new();
@@ -85,7 +82,7 @@ async fn table(_: &mut Testbed) -> Result {
     let (table, _) = measured.as_ref().context("no guest was measured to the end")?;
     table.print();
     match JSON.get() {
-        Some(file) => table.write(file),
+        Some(file) => Ok(table.write(file)?),
         None => Ok(()),
     }
 }

@@ -2,17 +2,13 @@
 //!
 //! `cargo xtask bench checkpoint` runs it.
 
-#[path = "../common/table.rs"]
-mod table;
-
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
+use bench_table::{Better, Table, json_argument};
 use scenarios::prelude::*;
-
-use crate::table::{Better, Table, json_argument};
 
 /// Restores that are timed, and labs that are saved.
 const RUNS: u32 = 5;

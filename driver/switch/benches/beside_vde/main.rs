@@ -13,8 +13,9 @@ mod peers;
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
-use serde::Serialize;
+use bench_table::{Better, Table, json_argument};
 use switch::{PortConfig, PortMode, Switch, SwitchOptions, VlanId};
 
 use crate::load::{Measured, Pattern};
@@ -29,21 +30,7 @@ const LARGE: usize = 1514;
 /// Runs of each case and switch.
 const RUNS: usize = 5;
 
-/// One line of the result. A ratio above 1 means that ours is better.
-#[derive(Debug, Serialize)]
-struct Entry {
-    bench: &'static str,
-    case: String,
-    unit: &'static str,
-    /// The median of our runs.
-    ours: f64,
-    /// The median of the peer's.
-    peer: f64,
-    peer_name: &'static str,
-    ratio: f64,
-    /// Runs of each.
-    runs: usize,
-}
+const VDE: &str = "vde_switch --hub";
 
 /// What is measured, for one case, of one switch, in each run.
 #[derive(Debug, Default)]
@@ -63,27 +50,14 @@ impl Series {
     }
 
     /// Ours beside the peer.
-    fn entry(&mut self, case: String, unit: &'static str, more_is_better: bool) -> Entry {
-        beside(&mut self.ours, &mut self.peer, case, unit, more_is_better)
+    fn add(&mut self, table: &mut Table, case: &str, unit: &'static str, better: Better) {
+        table.add(case, unit, better, &mut self.ours, VDE, &mut self.peer);
     }
 
     /// Our vhost-user ports beside the same peer.
-    fn fast_entry(&mut self, case: &str, unit: &'static str, more_is_better: bool) -> Entry {
-        beside(&mut self.fast, &mut self.peer, format!("vhost-user, {case}"), unit, more_is_better)
+    fn add_fast(&mut self, table: &mut Table, case: &str, unit: &'static str, better: Better) {
+        table.add(&format!("vhost-user, {case}"), unit, better, &mut self.fast, VDE, &mut self.peer);
     }
-}
-
-fn beside(
-    ours: &mut [f64],
-    peer: &mut [f64],
-    case: String,
-    unit: &'static str,
-    more_is_better: bool,
-) -> Entry {
-    let runs = ours.len();
-    let (ours, peer) = (median(ours), median(peer));
-    let ratio = if more_is_better { ours / peer } else { peer / ours };
-    Entry { bench: "switch", case, unit, ours, peer, peer_name: "vde_switch --hub", ratio, runs }
 }
 
 /// One run, with a word if frames were lost.
@@ -95,39 +69,32 @@ fn counted(peer: Peer, pattern: Pattern, size: usize) -> Result<Measured> {
     Ok(measured)
 }
 
-/// A figure as `docs/performance.md` has it: `343,145`, or `25.9` if it is small.
-fn readable(value: f64) -> String {
-    if value < 100.0 {
-        return format!("{value:.1}");
-    }
-    let digits = format!("{value:.0}");
-    let groups = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy);
-    groups.collect::<Vec<_>>().join(",")
-}
-
 fn kib(bytes: usize) -> f64 {
     bytes as f64 / 1024.0
 }
 
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }
-}
-
-fn main() -> Result {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        ["serve", dir, ports] => serve(Path::new(dir), ports.parse()?, false),
-        ["serve-fast", dir, ports] => serve(Path::new(dir), ports.parse()?, true),
-        [] => compare(None),
-        ["--json", file] => compare(Some(PathBuf::from(file))),
-        other => Err(format!("expected nothing or --json FILE, not {other:?}").into()),
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let ended = match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["serve", dir, ports] => serve(Path::new(dir), ports, false),
+        ["serve-fast", dir, ports] => serve(Path::new(dir), ports, true),
+        _ => match json_argument() {
+            Ok(file) => compare(file),
+            Err(code) => return code,
+        },
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
     }
 }
 
 /// Our switch, until stdin ends.
-fn serve(dir: &Path, ports: usize, fast: bool) -> Result {
+fn serve(dir: &Path, ports: &str, fast: bool) -> Result {
+    let ports: usize = ports.parse()?;
     let sw = Switch::start(SwitchOptions::new(peers::NAME, dir))?;
     for port in 0..ports {
         let mode = PortMode::Access { vlan: VlanId::new(1)? };
@@ -176,33 +143,35 @@ fn compare(json: Option<PathBuf>) -> Result {
             }
         }
     }
-    let (mut entries, mut fast) = (Vec::new(), Vec::new());
-    for ((pattern, size), series) in cases.iter().zip(&mut cpu) {
-        let case = format!("{pattern}, {size} B, CPU of the switch");
-        fast.push(series.fast_entry(&case, "ns/frame", false));
-        entries.push(series.entry(case, "ns/frame", false));
+    let mut table = Table::of("switch");
+    let loads = |series: Vec<Series>| -> Vec<(String, Series)> {
+        let names = cases.iter().map(|(pattern, size)| format!("{pattern}, {size} B"));
+        names.zip(series).collect()
+    };
+    let (mut cpu, mut rate) = (loads(cpu), loads(rate));
+    for (case, series) in &mut cpu {
+        series.add(&mut table, &format!("{case}, CPU of the switch"), "ns/frame", Better::Less);
     }
-    for ((pattern, size), series) in cases.iter().zip(&mut rate) {
-        let case = format!("{pattern}, {size} B, throughput");
-        fast.push(series.fast_entry(&case, "frames/s", true));
-        entries.push(series.entry(case, "frames/s", true));
+    for (case, series) in &mut rate {
+        series.add(&mut table, &format!("{case}, throughput"), "frames/s", Better::More);
     }
     for (size, [p50, p99]) in latency::SIZES.iter().zip(&mut latencies) {
-        entries.push(p50.entry(format!("2 ports, idle, {size} B, latency p50"), "µs", false));
-        entries.push(p99.entry(format!("2 ports, idle, {size} B, latency p99"), "µs", false));
+        p50.add(&mut table, &format!("2 ports, idle, {size} B, latency p50"), "µs", Better::Less);
+        p99.add(&mut table, &format!("2 ports, idle, {size} B, latency p99"), "µs", Better::Less);
     }
-    entries.append(&mut fast);
+    for (case, series) in &mut cpu {
+        series.add_fast(&mut table, &format!("{case}, CPU of the switch"), "ns/frame", Better::Less);
+    }
+    for (case, series) in &mut rate {
+        series.add_fast(&mut table, &format!("{case}, throughput"), "frames/s", Better::More);
+    }
     let [cpu, rate] = &mut bulk;
     let case = format!("TCP of 64 KiB against frames of {LARGE} B");
-    entries.push(cpu.fast_entry(&format!("{case}, CPU of the switch"), "ns/KiB", false));
-    entries.push(rate.fast_entry(&format!("{case}, throughput"), "MiB/s", true));
-    println!("| case | unit | ours | vde_switch | ratio |");
-    println!("|---|---|--:|--:|--:|");
-    for Entry { case, unit, ours, peer, ratio, .. } in &entries {
-        println!("| {case} | {unit} | {} | {} | {ratio:.2} |", readable(*ours), readable(*peer));
-    }
+    cpu.add_fast(&mut table, &format!("{case}, CPU of the switch"), "ns/KiB", Better::Less);
+    rate.add_fast(&mut table, &format!("{case}, throughput"), "MiB/s", Better::More);
+    table.print();
     if let Some(file) = json {
-        std::fs::write(file, serde_json::to_string_pretty(&entries)? + "\n")?;
+        table.write(&file)?;
     }
     Ok(())
 }
