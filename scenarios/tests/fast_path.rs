@@ -1,11 +1,61 @@
 //! NICs on shared memory: throughput between two machines, and what such a NIC can't do is refused.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use scenarios::prelude::*;
+use services::{Host, HostOptions};
+use switch::VlanId;
 
 fn main() -> ExitCode {
-    suite("fast_path").test("throughput", throughput).requires(Ability::Process).run()
+    suite("fast_path")
+        .test("throughput", throughput)
+        .requires(Ability::Process)
+        .test("bond", bond)
+        .requires(Ability::Image)
+        .run()
+}
+
+/// A bond of fast NICs speaks LACP with the switch as any other does, and is tagged traffic's way.
+async fn bond(t: &mut Testbed) -> Result {
+    let lab = Rack::of(profiles::bonding_vlans(), &["server-1"]).fast_nics().launch(t).await?;
+    let machine = &lab["server-1"];
+    t.step("a machine boots on fast NICs", async || Ok(machine.wait_ready().await?)).await?;
+    t.step("its bond has a partner, and both links carry", async || {
+        let limit = secs(30) * lab.accel().time_factor();
+        let mut last = anyhow::anyhow!("there was no look");
+        let formed = driver::poll_until(limit, async || {
+            let bundles = lab.switch().bundles().ok()?;
+            let links = bundles.iter().find(|bundle| bundle.name == "server-1/bond0")?.active().count();
+            let guest =
+                BondStatus::of(machine, "bond0").await.and_then(|bond| bond.aggregates(&["eth1", "eth2"]));
+            match guest {
+                Ok(()) if links == 2 => return Some(()),
+                Ok(()) => last = anyhow::anyhow!("the switch uses {links} links"),
+                Err(error) => last = error,
+            }
+            None
+        })
+        .await;
+        formed.with_context(|| format!("no bond of two links: {last:#}"))
+    })
+    .await?;
+    t.step("a host on a tagged VLAN answers", async || {
+        let vlan = VlanId::new(profiles::bonding_vlans().switch_vlan("storage")?)?;
+        let beside = next_to(machine.address("storage")?)?;
+        let host =
+            Host::start(lab.switch(), HostOptions::new("host", vlan, format!("{beside}/24").parse()?))?;
+        machine.wait_until_succeeds(format!("ping -c1 -W5 {}", host.address())).await?;
+        Ok(())
+    })
+    .await
+}
+
+/// An address of the same network that no machine has.
+fn next_to(address: IpAddr) -> Result<IpAddr> {
+    let IpAddr::V4(address) = address else { bail!("{address} is not IPv4") };
+    let [a, b, c, _] = address.octets();
+    Ok(Ipv4Addr::new(a, b, c, 200).into())
 }
 
 async fn throughput(t: &mut Testbed) -> Result {

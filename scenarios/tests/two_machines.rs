@@ -1,5 +1,8 @@
 //! Two machines on one network: addresses, ping, TCP both ways, jumbo frames, cables and cards.
 
+use std::io::Read as _;
+
+use driver::control::{Answer, Connection, Request, connect};
 use driver::spec::{NicBackend, NicSpec};
 use scenarios::prelude::*;
 
@@ -20,7 +23,7 @@ fn main() -> ExitCode {
 }
 
 async fn network(t: &mut Testbed, &way: &Way) -> Result {
-    let c = Cluster::on(profiles::simple()).servers(2).way(way).launch(t).await?;
+    let c = Cluster::on(profiles::simple()).servers(2).way(way).whole_capture().launch(t).await?;
     t.step("both boot and have their addresses", async || c.wait_ready().await).await?;
     t.step("the guest is told where it is plugged in", async || {
         // The switch says so every 30 s, and said it first before the guest had booted.
@@ -36,6 +39,7 @@ async fn network(t: &mut Testbed, &way: &Way) -> Result {
         t.step(format!("TCP from {from} to {to}"), async || tcp(&c, from, to).await).await?;
     }
     t.step("jumbo frames pass whole", async || jumbo(&c).await).await?;
+    t.step("what crosses is in a file, and read while the lab runs", async || captured(&c).await).await?;
     t.step("a cut cable is no carrier, and a healed one carries", async || cable(&c).await).await?;
     t.step("a partition drops frames, and the carrier stays", async || partition(&c).await).await?;
     t.step("a card is plugged in and out, unless a script decides on cards", async || card(&c, way).await)
@@ -74,6 +78,35 @@ async fn jumbo(c: &Cluster) -> Result {
     for machine in c.servers() {
         machine.succeed("ip link set dev eth1 mtu 1500").await?;
     }
+    Ok(())
+}
+
+/// The file of all frames (`--capture whole`), and what `rackless pcap` asks a running lab for, each have one ping on both
+/// ports.
+async fn captured(c: &Cluster) -> Result {
+    let address = c.ip("server-2", "cluster")?;
+    c["server-1"].succeed(format!("ping -c1 -W5 -p 7261636b6c657373 {address}")).await?;
+    // The payload is "rackless" five times, so that each of the four frames (question and answer, at two ports) counts
+    // twice at least.
+    let pings = |bytes: &[u8]| bytes.windows(24).filter(|part| *part == b"racklessracklessrackless").count();
+    let file = c.lab().artifacts().join("net/simple.pcapng");
+    let written = driver::poll_until(secs(30), async || {
+        let bytes = fs_err::read(&file).unwrap_or_default();
+        (pings(&bytes) >= 8).then_some(())
+    })
+    .await;
+    written.with_context(|| format!("{} has not the ping", file.display()))?;
+    let (run, request) = (c.lab().run_dir().to_owned(), Request::Frames { ports: Vec::new(), vlan: None });
+    let bytes = tokio::task::spawn_blocking(move || {
+        let Connection { answer, mut reader, .. } = connect(&run, &request)?;
+        let Answer::Frames { frames, bytes, .. } = answer else { bail!("{answer:?}") };
+        let mut pcapng = Vec::new();
+        reader.by_ref().take(bytes).read_to_end(&mut pcapng)?;
+        ensure!(frames > 4 && pcapng.len() as u64 == bytes, "{frames} frames, {} bytes", pcapng.len());
+        anyhow::Ok(pcapng)
+    })
+    .await??;
+    ensure!(pings(&bytes) >= 8, "what `rackless pcap` gets has not the ping");
     Ok(())
 }
 
