@@ -30,7 +30,8 @@ pub(crate) const LEAVE: &str = "rackless-leave";
 /// Characters of the server's text in one line: a terminal that could not be made raw takes 4095.
 const PIECE: usize = 1000;
 
-/// The server. fd 3 is the line.
+/// The server. fd 3 is the line, which it makes raw once more: on a starved host the key that ends what an earlier attempt
+/// left may have ended the `stty` before it, and an echoed request reads as a damaged answer.
 ///
 /// `w TAG BASE64` writes an answer. `g JOB` tells a command's end, `f JOB LIMIT` runs one. An answer is what the code of a
 /// request printed, a newline, and its status. Words are cut off from the left with `#` only: bash takes seconds for
@@ -38,6 +39,7 @@ const PIECE: usize = 1000;
 const SERVER: &str = r#"LC_ALL=C; export LC_ALL
 unset HISTFILE
 exec 3>&1
+stty raw -echo 2>/dev/null
 w() {
 k=$(printf '%s %s' "$1" "$2" | sha256sum)
 printf '\n%s %s %s %s\n' "$M" "$1" "$2" "${k%"${k#????????????????}"}" >&3
