@@ -129,3 +129,21 @@ async fn the_greeting_of_a_server_that_leaves_does_not_count() {
     let output = shell.run(Command::script("seq 20000"), LIMIT).await.unwrap();
     assert_eq!(output.stdout.len(), 108_894);
 }
+
+/// The `stty` before the server may have been ended by the key that ends what an earlier attempt left.
+#[tokio::test]
+async fn a_line_that_still_echoes_is_made_raw_by_the_server() {
+    let directory = tempfile::tempdir().unwrap();
+    let (wrapper, ended) = (directory.path().join("stty"), directory.path().join("ended"));
+    let first =
+        format!("#!/bin/sh\n[ -e {ended} ] || {{ : >{ended}; exit 130; }}\n", ended = ended.display());
+    std::fs::write(&wrapper, format!("{first}PATH=${{PATH#*:}} exec stty \"$@\"\n")).unwrap();
+    std::fs::set_permissions(&wrapper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let shell = format!("PATH={}:$PATH exec bash --norc", directory.path().display());
+    let (_guest, near) = Guest::start(&["sh", "-c", &shell]);
+    let mut options = options(Readiness::Now);
+    options.silence = Duration::from_secs(2);
+    let shell = Shell::attach(near, options).await.unwrap();
+    assert!(ended.exists(), "no stty was ended");
+    greet(&shell).await;
+}
