@@ -271,7 +271,7 @@ impl Rack {
     pub async fn launch_unwatched(self, t: &Testbed) -> anyhow::Result<Lab> {
         let plan = self.plan(t).await?;
         let lab = Lab::create(plan.spec.clone(), plan.options(t, None)?).await?;
-        let services = LabServices::start(&self.profile, lab.switch())?;
+        let services = LabServices::start(plan.profile.as_ref().unwrap_or(&self.profile), lab.switch())?;
         t.attach(Arc::new(LabSubject::unwatched(lab.clone(), services.hosts)));
         lab.start().await?;
         Ok(lab)

@@ -16,6 +16,9 @@ use scenarios::prelude::*;
 use serde_json::{Value, json};
 use switch::{PortMode, VlanId};
 
+/// What a case takes from a transfer.
+type Figure = fn(&Sent) -> f64;
+
 /// Runs of each network.
 const RUNS: usize = 5;
 /// What each sends, in seconds.
@@ -116,7 +119,7 @@ async fn tcp(t: &mut Testbed) -> Result {
     };
     let mut table = Table::of("tcp");
     for (network, name) in [(Network::Stream, "stream ports"), (Network::Fast, "vhost-user ports")] {
-        let cases: [(_, _, _, fn(&Sent) -> f64); 2] = [
+        let cases: [(_, _, _, Figure); 2] = [
             ("throughput", "MiB/s", Better::More, |sent| sent.mib_per_second),
             ("CPU of the switch", "µs/MiB", Better::Less, |sent| sent.us_per_mib),
         ];
