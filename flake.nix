@@ -1,8 +1,8 @@
 # Rackless for users of Nix: packages, a module for guests, checks that boot machines, a development shell.
 #
 # Every name of nixpkgs that this file and nix/ use is listed in nix/nixpkgs-names.nix, with where it is documented;
-# `nix/evaluate.sh` evaluates all outputs on a stand-in that has these names and no other. It was never evaluated on
-# nixpkgs itself, which was not at hand where it was written: docs/nixos.md says what that leaves open.
+# `nix/evaluate.sh` evaluates all outputs on a stand-in that has these names and no other, `nix/build.sh` builds one check
+# on programs of the host. It was never evaluated on nixpkgs itself, which was not at hand where it was written: docs/nixos.md says what that leaves open.
 {
   description = "Rackless: whole racks of machines for a test";
 
