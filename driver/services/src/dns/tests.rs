@@ -141,3 +141,16 @@ proptest! {
         }
     }
 }
+
+/// Found by the fuzzer: the questions were all said again, and the answer was longer than it may be.
+#[test]
+fn many_questions_do_not_make_a_long_answer() {
+    let mut many = Message::new(7, MessageType::Query, OpCode::Query);
+    for number in 0..200 {
+        many.add_query(Query::query(Name::from_ascii(format!("n{number}.lab.")).unwrap(), RecordType::A));
+    }
+    let query = many.to_vec().unwrap();
+    let answer = zone().answer(&query, UDP_LONGEST).unwrap();
+    assert!(query.len() > usize::from(UDP_LONGEST) && answer.len() == 12, "{} bytes", answer.len());
+    assert_eq!(Message::from_vec(&answer).unwrap().metadata.response_code, ResponseCode::FormErr);
+}

@@ -164,7 +164,10 @@ impl Zone {
     fn reply(&self, query: &Message) -> Message {
         let mut reply = Message::new(query.metadata.id, MessageType::Response, query.metadata.op_code);
         reply.metadata = Metadata::response_from_request(&query.metadata);
-        reply.add_queries(query.queries.iter().cloned());
+        // More than one is a format error (RFC 9619), and all of them again could be longer than any answer may be.
+        if let [one] = query.queries.as_slice() {
+            reply.add_query(one.clone());
+        }
         if let Some(edns) = &query.edns {
             let mut ours = Edns::new();
             ours.set_max_payload(edns.max_payload().max(512)).set_version(0);
