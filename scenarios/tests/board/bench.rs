@@ -134,14 +134,19 @@ async fn waiting_disk(folder: &Path, image: &Path) -> Result<PathBuf> {
     Ok(overlay)
 }
 
-/// What a relay and a power supply are to a board. QEMU is in a session of its own, or it would end with the command.
+/// What a relay and a power supply are to a board. QEMU is in a session of its own, or it would end with the command; its
+/// number is written from there, so that the command does not end before that.
 fn power_script(folder: &Path, qemu: &str) -> Result {
     let text = format!(
         "#!/bin/sh\nset -u\ncd '{}' || exit 1\n\
          # The command line of what has ended and was not waited for is empty.\n\
          is_on() {{ [ -s pid ] && [ -n \"$(tr -d '\\0' <\"/proc/$(cat pid)/cmdline\" 2>/dev/null)\" ]; }}\n\
          case $1 in\n\
-         on) is_on || {{ setsid {qemu} </dev/null >>qemu.log 2>&1 & echo $! >pid; }} ;;\n\
+         on) if ! is_on; then\n\
+             rm -f pid\n\
+             setsid sh -c 'echo $$ >pid; exec \"$@\"' sh {qemu} </dev/null >>qemu.log 2>&1 &\n\
+             until [ -s pid ]; do sleep 0.01; done\n\
+         fi ;;\n\
          off) if is_on; then kill -KILL \"$(cat pid)\"; fi ;;\n\
          state) if is_on; then echo on; else echo off; fi ;;\n\
          esac\n",
