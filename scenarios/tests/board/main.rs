@@ -23,7 +23,7 @@ async fn boot(t: &mut Testbed) -> Result {
     let machine = &lab["server-1"];
     t.step("its boot loader's menu is answered, and it boots with no failed unit", async || {
         machine.wait_ready().await?;
-        machine.succeed("grep -w rackless.board=yes /proc/cmdline").await?;
+        machine.succeed("grep -w board=1 /proc/cmdline").await?;
         let failed = machine.succeed("systemctl --failed --no-legend --plain").await?;
         ensure!(failed.trim().is_empty(), "failed units: {failed}");
         let log = fs_err::read_to_string(machine.artifacts().join("console.log"))?;
@@ -79,7 +79,7 @@ async fn boot(t: &mut Testbed) -> Result {
         machine.reboot().within(secs(180)).await?;
         let after = machine.succeed("cat /proc/sys/kernel/random/boot_id").await?;
         ensure!(after != before, "it did not boot again");
-        machine.succeed("grep -w rackless.board=yes /proc/cmdline").await?;
+        machine.succeed("grep -w board=1 /proc/cmdline").await?;
         Ok(())
     })
     .await?;
