@@ -12,7 +12,10 @@ const MEMORY_MIB: u32 = 320;
 
 fn main() -> ExitCode {
     let limit = ["--booting-vcpus".into(), AT_ONCE.to_string().into()];
-    suite("waves").test("eight_machines", eight_machines).run_with(std::env::args_os().chain(limit))
+    suite("waves")
+        .test("eight_machines", eight_machines)
+        .ignored("eight machines under emulation take three minutes; the turns themselves have unit tests")
+        .run_with(std::env::args_os().chain(limit))
 }
 
 /// Six boot two by two; two more wait for a unit and for a port of the first.
@@ -55,7 +58,9 @@ async fn eight_machines(t: &mut Testbed) -> Result {
         .await?;
     }
     t.step("never more than two booted at once", async || {
-        let boots = boots(t, &names)?;
+        // A machine may be ready a moment before its event is written.
+        let told = driver::poll_until(secs(30), async || boots(t, &names).ok()).await;
+        let boots = told.map_or_else(|| boots(t, &names), Ok)?;
         // The most is reached when one is powered on.
         let at = |time: u64| boots.iter().filter(|(on, ready)| (*on..*ready).contains(&time)).count();
         let most = boots.iter().map(|(on, _)| at(*on)).max().unwrap_or_default();
