@@ -6,6 +6,7 @@ mod assets;
 mod backdoor;
 mod board;
 mod bonding;
+mod checks;
 mod cluster;
 mod dhcp;
 mod etcd;
@@ -26,6 +27,7 @@ pub mod prelude;
 
 pub use assets::Assets;
 pub use bonding::{BondStatus, MemberStatus, wait_bundle};
+pub use checks::{has_address, has_name_and_address, no_failed_unit, tcp_arrives_whole};
 pub use cluster::{Cluster, ClusterBuilder, FormedCluster, secs};
 pub use dhcp::Dhcp;
 pub use etcd::Etcd;

@@ -36,7 +36,8 @@ async fn network(t: &mut Testbed, &way: &Way) -> Result {
     .await?;
     t.step("ping both ways", async || c.ping_all("cluster").await).await?;
     for (from, to) in [("server-1", "server-2"), ("server-2", "server-1")] {
-        t.step(format!("TCP from {from} to {to}"), async || tcp(&c, from, to).await).await?;
+        t.step(format!("TCP from {from} to {to}"), async || tcp_arrives_whole(&c[from], &c[to]).await)
+            .await?;
     }
     t.step("jumbo frames pass whole", async || jumbo(&c).await).await?;
     t.step("what crosses is in a file, and read while the lab runs", async || captured(&c).await).await?;
@@ -55,19 +56,6 @@ async fn network(t: &mut Testbed, &way: &Way) -> Result {
 }
 
 /// Sends a file that is checked by its digest, so that a connection that carries half of it fails.
-async fn tcp(c: &Cluster, from: &str, to: &str) -> Result {
-    let address = c.ip(to, "cluster")?;
-    c[from].succeed("head -c 5000000 /dev/urandom > /tmp/sent").await?;
-    c[to].succeed("rm -f /tmp/received").await?;
-    c[to].succeed("systemd-run --unit=receive --collect sh -c 'nc -l 7000 > /tmp/received'").await?;
-    // Not by connecting: the one connection that it takes is the one under test.
-    c[to].wait_until_succeeds("ss -Hltn sport = :7000 | grep -q LISTEN").await?;
-    c[from].succeed(format!("nc -N {address} 7000 < /tmp/sent")).await?;
-    let sent = c[from].succeed("sha256sum < /tmp/sent").await?;
-    c[to].wait_until_succeeds(format!("test \"$(sha256sum < /tmp/received)\" = '{}'", sent.trim())).await?;
-    Ok(())
-}
-
 async fn jumbo(c: &Cluster) -> Result {
     for machine in c.servers() {
         machine.succeed("ip link set dev eth1 mtu 9000").await?;

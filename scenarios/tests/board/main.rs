@@ -28,8 +28,7 @@ async fn boot(t: &mut Testbed) -> Result {
     t.step("its boot loader's menu is answered, and it boots with no failed unit", async || {
         machine.wait_ready().await?;
         machine.succeed("grep -w board=1 /proc/cmdline").await?;
-        let failed = machine.succeed("systemctl --failed --no-legend --plain").await?;
-        ensure!(failed.trim().is_empty(), "failed units: {failed}");
+        no_failed_unit(machine).await?;
         let log = fs_err::read_to_string(machine.artifacts().join("console.log"))?;
         for stage in ["BdsDxe: starting", "Reboot Into Firmware", "Linux version", "login:"] {
             ensure!(log.contains(stage), "the console's log has no {stage:?}");
@@ -38,11 +37,8 @@ async fn boot(t: &mut Testbed) -> Result {
     })
     .await?;
     t.step("it has the name and the address that it was given", async || {
-        ensure!(machine.succeed("hostname").await?.trim() == "server-1", "another hostname");
         machine.succeed("getent hosts server-2").await?;
-        let address = machine.address("cluster")?;
-        machine.wait_until_succeeds(format!("ip -o addr show dev eth1 | grep -w {address}")).await?;
-        Ok(())
+        has_name_and_address(machine).await
     })
     .await?;
     t.step("commands have streams, status, user, directory and a limit", async || {
@@ -112,8 +108,7 @@ async fn two_machines(t: &mut Testbed) -> Result {
     t.step("both boot and have their addresses", async || {
         lab.wait_ready().await?;
         for machine in [vm, board] {
-            let address = machine.address("cluster")?;
-            machine.wait_until_succeeds(format!("ip -o addr show dev eth1 | grep -w {address}")).await?;
+            has_address(machine).await?;
         }
         Ok(())
     })
@@ -125,17 +120,9 @@ async fn two_machines(t: &mut Testbed) -> Result {
         Ok(())
     })
     .await?;
-    for (from, to, address) in [(vm, board, addresses[1]), (board, vm, addresses[0])] {
+    for (from, to) in [(vm, board), (board, vm)] {
         t.step(format!("TCP from {} to {}", from.name(), to.name()), async || {
-            from.succeed("head -c 5000000 /dev/urandom > /tmp/sent").await?;
-            to.succeed("systemd-run --unit=receive --collect sh -c 'nc -l 7000 > /tmp/received'").await?;
-            // Not by connecting: the one connection that it takes is the one under test.
-            to.wait_until_succeeds("ss -Hltn sport = :7000 | grep -q LISTEN").await?;
-            from.succeed(format!("nc -N {address} 7000 < /tmp/sent")).await?;
-            let sent = from.succeed("sha256sum < /tmp/sent").await?;
-            let same = format!("test \"$(sha256sum < /tmp/received)\" = '{}'", sent.trim());
-            to.wait_until_succeeds(same).await?;
-            Ok(())
+            tcp_arrives_whole(from, to).await
         })
         .await?;
     }

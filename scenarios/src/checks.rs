@@ -1,0 +1,50 @@
+//! What more than one suite looks for in a machine.
+
+use anyhow::ensure;
+use driver::Machine;
+
+/// No unit of systemd's has failed.
+///
+/// # Errors
+/// With those that have, or when the guest can't be asked.
+pub async fn no_failed_unit(machine: &Machine) -> anyhow::Result<()> {
+    let failed = machine.succeed("systemctl --failed --no-legend --plain").await?;
+    ensure!(failed.trim().is_empty(), "{}: failed units: {failed}", machine.name());
+    Ok(())
+}
+
+/// The guest is called as its machine, and its first NIC gets the address that the machine has on the network `cluster`.
+///
+/// # Errors
+/// When it has another name, or not that address in time.
+pub async fn has_name_and_address(machine: &Machine) -> anyhow::Result<()> {
+    ensure!(machine.succeed("hostname").await?.trim() == machine.name(), "another hostname");
+    has_address(machine).await
+}
+
+/// Its first NIC gets the address that the machine has on the network `cluster`.
+///
+/// # Errors
+/// When it has not got it in time.
+pub async fn has_address(machine: &Machine) -> anyhow::Result<()> {
+    let address = machine.address("cluster")?;
+    machine.wait_until_succeeds(format!("ip -o addr show dev eth1 | grep -w {address}")).await?;
+    Ok(())
+}
+
+/// 5 MB go from one machine to the other by TCP on the network `cluster`, and are the same there.
+///
+/// # Errors
+/// When they don't arrive, or others do.
+pub async fn tcp_arrives_whole(from: &Machine, to: &Machine) -> anyhow::Result<()> {
+    let address = to.address("cluster")?;
+    from.succeed("head -c 5000000 /dev/urandom > /tmp/sent").await?;
+    to.succeed("rm -f /tmp/received").await?;
+    to.succeed("systemd-run --unit=receive --collect sh -c 'nc -l 7000 > /tmp/received'").await?;
+    // Not by connecting: the one connection that it takes is the one under test.
+    to.wait_until_succeeds("ss -Hltn sport = :7000 | grep -q LISTEN").await?;
+    from.succeed(format!("nc -N {address} 7000 < /tmp/sent")).await?;
+    let sent = from.succeed("sha256sum < /tmp/sent").await?;
+    to.wait_until_succeeds(format!("test \"$(sha256sum < /tmp/received)\" = '{}'", sent.trim())).await?;
+    Ok(())
+}
