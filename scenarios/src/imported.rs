@@ -39,7 +39,7 @@ impl Imported {
     /// When the host has not the memory, or a machine does not start.
     pub async fn launch(self, t: &Testbed) -> anyhow::Result<Launched> {
         let assets = Assets::get(t).await?;
-        let plan = Arc::new(Plan::of(t, &assets, self.spec).await?);
+        let plan = Arc::new(Plan::of(t, &assets, self.spec, 0, None).await?);
         let lab = plan.lab(t).await?;
         lab.start().await?;
         Ok(lab)

@@ -1,5 +1,6 @@
 //! A lab's making: what it is made from, its share of the host, and the hosts on its switch.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -30,14 +31,22 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Takes a lab's share of the host, and chooses how its guests are run.
+    /// Takes the share of the host of a lab and so many copies, and chooses how its guests are run: `kernel` is one of
+    /// theirs, to try the accelerator with.
     ///
     /// # Errors
     /// When the host has no room for it, or `RACKLESS_ACCEL` asks for what can't be had.
-    pub(crate) async fn of(t: &Testbed, assets: &Assets, spec: LabSpec) -> anyhow::Result<Self> {
+    pub(crate) async fn of(
+        t: &Testbed,
+        assets: &Assets,
+        spec: LabSpec,
+        copies: u32,
+        kernel: Option<&Path>,
+    ) -> anyhow::Result<Self> {
+        let labs = 1 + copies;
         // A crowded host may let the test wait here: the deadline stands still.
-        t.budget(u64::from(spec.memory_mib()), spec.vcpus()).await?;
-        let accel = assets.accel(t, None).await?;
+        t.budget(u64::from(labs) * u64::from(spec.memory_mib()), labs * spec.vcpus()).await?;
+        let accel = assets.accel(t, kernel).await?;
         t.deadline().scale(f64::from(accel.time_factor()));
         Ok(Self {
             qemu: assets.qemu.clone(),
@@ -45,7 +54,7 @@ impl Plan {
             profile: None,
             checkpoints: false,
             captures: captures(t.settings().capture, Captures::default()),
-            copies: 0,
+            copies,
             spec,
         })
     }

@@ -311,20 +311,12 @@ impl Rack {
         let (boards, profile) = self.boards(t)?;
         let image = assets.image(t, &self.image).await?;
         let spec = self.spec(t, &profile, &boards, &assets, &image).await?;
-        // A crowded host may let the test wait here: the deadline stands still.
-        let labs = 1 + self.copies;
-        t.budget(u64::from(labs) * u64::from(spec.memory_mib()), labs * spec.vcpus()).await?;
-        let kernel = image.kernel.clone();
-        let choice = assets.accel(t, kernel.as_deref()).await?;
-        t.deadline().scale(f64::from(choice.time_factor()));
+        let plan = Plan::of(t, &assets, spec, self.copies, image.kernel.as_deref()).await?;
         Ok(Plan {
-            qemu: assets.qemu.clone(),
-            accel: choice,
             profile: Some(profile),
             checkpoints: self.checkpoints,
             captures: captures(t.settings().capture, self.captures),
-            copies: self.copies,
-            spec,
+            ..plan
         })
     }
 }
