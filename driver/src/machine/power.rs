@@ -142,6 +142,31 @@ impl Machine {
         }
     }
 
+    /// Waits for the same; `limit` is before scaling.
+    async fn ended_within(
+        &self,
+        instance: &Instance,
+        limit: Duration,
+        what: &str,
+        timer: &Timer,
+    ) -> Result<(), Error> {
+        tokio::time::timeout(self.limit(limit), self.ended(instance)).await.map_err(|_| {
+            let last = instance.console.tail(super::EVIDENCE_LINES);
+            self.condition_error(what.to_owned(), timer, 1, last)
+        })
+    }
+
+    /// Takes note of a guest that has powered itself off.
+    async fn has_shut_down(&self, instance: &Instance) -> Result<(), Error> {
+        if let Some(rig) = &self.inner.board {
+            // What has shut itself down may still have power.
+            rig.power_off(self, instance).await?;
+        }
+        self.powered_off();
+        self.event("power", "off", serde_json::Value::Null);
+        Ok(())
+    }
+
     /// Kills QEMU now, without waiting: the backstop.
     pub(crate) fn kill_now(&self) {
         if let Some(instance) = self.instance() {
@@ -186,18 +211,9 @@ impl Shutdown<'_> {
         machine.event("power", "shutting down", serde_json::Value::Null);
         instance.mark();
         guest.poweroff().await.map_err(|e| machine.guest_error(e))?;
-        if tokio::time::timeout(machine.limit(self.limit), machine.ended(&instance)).await.is_err() {
-            let last = instance.console.tail(super::EVIDENCE_LINES);
-            let what = "a guest that was asked to power off is off".to_owned();
-            return Err(machine.condition_error(what, &timer, 1, last));
-        }
-        if let Some(rig) = &machine.inner.board {
-            // What has shut itself down may still have power.
-            rig.power_off(machine, &instance).await?;
-        }
-        machine.powered_off();
-        machine.event("power", "off", serde_json::Value::Null);
-        Ok(())
+        let what = "a guest that was asked to power off is off";
+        machine.ended_within(&instance, self.limit, what, &timer).await?;
+        machine.has_shut_down(&instance).await
     }
 }
 
@@ -229,11 +245,8 @@ impl WaitShutdown<'_> {
 
     async fn run(mut self) -> Result<(), Error> {
         let (machine, timer) = (self.machine, Timer::start());
-        if tokio::time::timeout(machine.limit(self.limit), machine.ended(&self.instance)).await.is_err() {
-            let last = self.instance.console.tail(super::EVIDENCE_LINES);
-            let what = "a guest whose shutdown was waited for is off".to_owned();
-            return Err(machine.condition_error(what, &timer, 1, last));
-        }
+        let what = "a guest whose shutdown was waited for is off";
+        machine.ended_within(&self.instance, self.limit, what, &timer).await?;
         let status = self.instance.qemu().and_then(|qemu| qemu.child.try_status());
         if let Some(status) = status.filter(|status| !status.success()) {
             // This is no shutdown: QEMU crashed, or somebody killed it.
@@ -245,13 +258,7 @@ impl WaitShutdown<'_> {
         }
         self.over = true;
         let _power = machine.inner.power.lock().await;
-        if let Some(rig) = &machine.inner.board {
-            // What has shut itself down may still have power.
-            rig.power_off(machine, &self.instance).await?;
-        }
-        machine.powered_off();
-        machine.event("power", "off", serde_json::Value::Null);
-        Ok(())
+        machine.has_shut_down(&self.instance).await
     }
 }
 
