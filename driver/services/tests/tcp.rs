@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use pretty_assertions::assert_eq;
 use services::{Error, Forward, Host, HostOptions, HttpFiles, TcpStream};
-use switch::{Switch, SwitchOptions, VlanId};
+use switch::{Direction, FrameFilter, Switch, SwitchOptions, VlanId};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net;
@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 struct Lab {
     host: Host,
     machine: Host,
-    _sw: Switch,
+    sw: Switch,
     dir: TempDir,
 }
 
@@ -29,7 +29,7 @@ fn lab() -> Lab {
         Host::start(&sw, HostOptions::new(name, vlan, address.parse().unwrap())).unwrap()
     };
     let (host, machine) = (host("services", "192.168.7.254/24"), host("machine", "192.168.7.1/24"));
-    Lab { host, machine, _sw: sw, dir }
+    Lab { host, machine, sw, dir }
 }
 
 impl Lab {
@@ -159,6 +159,92 @@ async fn clients_at_once_each_get_their_file() {
         assert!(body == vec![n; 500_000], "{n}: {} bytes", body.len());
     };
     tokio::join!(get(0), get(1), get(2), get(3), get(4), get(5), get(6), get(7));
+}
+
+/// How far a host's peer may send, as each of the host's acknowledgements says: RFC 9293, 3.8.6.
+fn edges(sw: &Switch, host: &str) -> Vec<u32> {
+    let frames = sw.frames(&FrameFilter::new().port(host).direction(Direction::In)).unwrap();
+    let (mut shift, mut edges) = (0, Vec::new());
+    for frame in &frames {
+        let Some(tcp) = frame.summary().and_then(|summary| summary.tcp().cloned()) else { continue };
+        // After the headers of Ethernet and IPv4, which has no options.
+        let header = &frame.bytes[34..];
+        if tcp.flags.syn {
+            shift = scale(&header[20..usize::from(header[12] >> 4) * 4]);
+        } else {
+            let window = u32::from(u16::from_be_bytes([header[14], header[15]]));
+            edges.push(tcp.ack.wrapping_add(window << shift));
+        }
+    }
+    edges
+}
+
+/// The window scale (RFC 7323, 2.2) among the options of a TCP header.
+fn scale(options: &[u8]) -> u32 {
+    match options {
+        [3, 3, shift, ..] => (*shift).into(),
+        [1, rest @ ..] => scale(rest),
+        [_, length, ..] => scale(options.get(usize::from(*length)..).unwrap_or_default()),
+        _ => 0,
+    }
+}
+
+#[tokio::test]
+async fn a_host_never_takes_back_what_it_has_room_for() {
+    let lab = lab();
+    let listener = lab.machine.tcp_listen(22).unwrap();
+    let reading = async {
+        let mut stream = lab.host.tcp_connect(listener.local_addr()).await.unwrap();
+        let mut read = Vec::new();
+        tokio::time::timeout(LIMIT, stream.read_to_end(&mut read)).await.unwrap().unwrap();
+        read.len()
+    };
+    let writing = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(&[7; 5_000_000]).await.unwrap();
+    };
+    assert_eq!(tokio::join!(reading, writing).0, 5_000_000);
+    let edges = edges(&lab.sw, "services");
+    assert!(edges.len() > 50, "{} acknowledgements", edges.len());
+    for (number, pair) in edges.windows(2).enumerate() {
+        let step = pair[1].wrapping_sub(pair[0]);
+        assert!(step < 1 << 31, "acknowledgement {number} takes back {} bytes", step.wrapping_neg());
+    }
+}
+
+#[tokio::test]
+async fn who_ends_after_its_peer_does_not_wait_for_room_that_there_is() {
+    let lab = lab();
+    let listener = lab.machine.tcp_listen(22).unwrap();
+    let reading = async {
+        let mut stream = lab.host.tcp_connect(listener.local_addr()).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut read = Vec::new();
+        tokio::time::timeout(LIMIT, stream.read_to_end(&mut read)).await.unwrap().unwrap();
+        read.len()
+    };
+    let writing = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0);
+        stream.write_all(&[7; 1_000_000]).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let late = stream.write_all(b"more").await.unwrap_err();
+        assert_eq!(late.kind(), std::io::ErrorKind::BrokenPipe);
+    };
+    assert_eq!(tokio::join!(reading, writing).0, 1_000_000);
+    // A probe of one byte (RFC 9293, 3.8.6.1) is for a window that is closed.
+    let mut window = 0;
+    for frame in lab.sw.frames(&FrameFilter::new().port("services")).unwrap() {
+        if frame.summary().is_none_or(|summary| summary.tcp().is_none()) {
+            continue;
+        }
+        match frame.direction {
+            Direction::In => window = u16::from_be_bytes([frame.bytes[34 + 14], frame.bytes[34 + 15]]),
+            Direction::Out => {
+                assert!(window == 0 || frame.payload().len() != 1, "a probe of a window of {window} bytes")
+            }
+        }
+    }
 }
 
 async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {

@@ -8,8 +8,13 @@ use std::time::{Duration, Instant};
 use smoltcp::iface::{Context, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{RecvError, Socket, SocketBuffer, State};
 
-/// How many bytes a connection holds for a reader that is slow, and as many for a peer that is.
-const BUFFER: usize = 256 << 10;
+/// How many bytes a connection holds for a peer that is slow.
+const OUTGOING: usize = 256 << 10;
+
+/// How many bytes it holds for a reader that is slow: the most that a window says without window scaling (RFC 7323, 2). With
+/// it smoltcp 0.13 rounds a window down, so that its end goes back by a few bytes now and then, and drops what is under way
+/// beyond that; and with a hole before it a FIN is lost too, until the peer sends it again after seconds.
+const INCOMING: usize = 65535;
 
 /// How many clients may wait for [`super::TcpListener::accept`]; the next ones are refused.
 const BACKLOG: usize = 128;
@@ -33,6 +38,8 @@ pub(crate) struct Connections {
     /// What was received and must not get lost with the socket, for each stream of the test.
     streams: BTreeMap<SocketHandle, Kept>,
     orphans: Vec<(SocketHandle, Instant)>,
+    /// Those that are closed once their peers have all that was written: see [`Connections::close`].
+    closing: Vec<SocketHandle>,
     listeners_ever: u64,
     port_offset: u16,
 }
@@ -53,7 +60,7 @@ struct Kept {
 }
 
 fn socket() -> Socket<'static> {
-    let mut socket = Socket::new(SocketBuffer::new(vec![0; BUFFER]), SocketBuffer::new(vec![0; BUFFER]));
+    let mut socket = Socket::new(SocketBuffer::new(vec![0; INCOMING]), SocketBuffer::new(vec![0; OUTGOING]));
     // Whole requests and answers are written at once; what is relayed must not wait.
     socket.set_nagle_enabled(false);
     socket
@@ -247,6 +254,9 @@ impl Connections {
         bytes: &[u8],
         waker: &Waker,
     ) -> Poll<Option<usize>> {
+        if self.closing.contains(&handle) {
+            return Poll::Ready(None);
+        }
         let socket = get(sockets, handle);
         match socket.send_slice(bytes) {
             Ok(0) => {
@@ -265,9 +275,22 @@ impl Connections {
         if unread || socket.recv_queue() > 0 {
             socket.abort();
         } else {
-            socket.close();
+            self.close(sockets, handle);
         }
         self.orphan(handle);
+    }
+
+    /// Ends the own direction after what was written to it.
+    ///
+    /// If the peer has ended its direction before, smoltcp 0.13 must not know of that until the peer has everything: with a
+    /// FIN to send, it takes a larger window for a duplicate acknowledgement, and stands still until its next probe.
+    pub(crate) fn close(&mut self, sockets: &mut SocketSet<'static>, handle: SocketHandle) {
+        let socket = get(sockets, handle);
+        if socket.state() == State::CloseWait && socket.send_queue() > 0 {
+            self.closing.push(handle);
+        } else {
+            socket.close();
+        }
     }
 
     fn orphan(&mut self, handle: SocketHandle) {
@@ -284,6 +307,14 @@ impl Connections {
                 kept.whole = true;
             }
         }
+        self.closing.retain(|handle| {
+            let socket = get(sockets, *handle);
+            let sending = socket.state() == State::CloseWait && socket.send_queue() > 0;
+            if !sending {
+                socket.close();
+            }
+            sending
+        });
         self.orphans.retain_mut(|(handle, end)| {
             let socket = get(sockets, *handle);
             let closed = socket.state() == State::Closed;

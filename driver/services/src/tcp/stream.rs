@@ -132,7 +132,8 @@ impl AsyncWrite for TcpStream {
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut stack = self.shared.stack();
         stack.check()?;
-        stack.sockets.get_mut::<smoltcp::socket::tcp::Socket<'_>>(self.handle).close();
+        let stack = &mut *stack;
+        stack.connections.close(&mut stack.sockets, self.handle);
         self.shared.wake();
         Poll::Ready(Ok(()))
     }
