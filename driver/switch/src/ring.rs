@@ -135,6 +135,12 @@ impl Record {
 /// What a record costs besides its frame's bytes, roughly.
 const OVERHEAD: usize = size_of::<Record>() + 32;
 
+/// How many places for records are added at once at least: few enough not to keep a frame waiting.
+const PLACES: usize = 2048;
+
+/// And what part of those that there are, since all of these may have to be moved.
+const PART: usize = 16;
+
 /// How many frames may be without a place.
 const FRESH: usize = 256;
 
@@ -173,6 +179,9 @@ impl Ring {
         let shared = self.kept.back().is_some_and(|last| last.bytes.same(&record.bytes));
         let record = Record { shared, ..record };
         self.bytes += record.charge();
+        if self.kept.len() == self.kept.capacity() {
+            self.make_places(&record);
+        }
         self.kept.push_back(record);
         while self.bytes > self.limit {
             let Some(oldest) = self.kept.pop_front() else { break };
@@ -180,6 +189,15 @@ impl Ring {
             self.evicted += 1;
             self.evicted_until = Some(oldest.at());
         }
+    }
+
+    /// Adds places, and touches their memory: see the intake's chunks.
+    fn make_places(&mut self, like: &Record) {
+        let kept = self.kept.len();
+        let more = PLACES.max(kept / PART);
+        self.kept.reserve_exact(more);
+        self.kept.resize(kept + more, like.clone());
+        self.kept.truncate(kept);
     }
 
     /// A copy that can be searched by another thread; frames' bytes are shared. `name` knows the names of ports.

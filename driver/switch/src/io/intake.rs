@@ -29,17 +29,13 @@ const MOST: usize = 64 * 1024;
 /// The room that a read finds at least, in bytes. What a chunk has left beyond that is given up.
 const LEAST: usize = 16 * 1024;
 
-/// How far ahead of what is read the memory of a new chunk is touched, in bytes, a page at a time: the kernel maps it
-/// while nobody waits for a frame.
-const AHEAD: usize = 8 * 1024;
+/// How much memory the kernel maps at once at least, in bytes.
 const PAGE: usize = 4096;
 
 /// The chunks of a switch.
 pub(crate) struct Intake {
     /// What is left of the chunk that is read into: no bytes, and its room.
     open: BytesMut,
-    /// How much of that chunk has been touched, in bytes.
-    touched: usize,
     /// The ends of chunks that are full, the oldest first. Such an end can take back its chunk once it is alone.
     full: VecDeque<BytesMut>,
     /// How many of them there should be at most.
@@ -70,13 +66,7 @@ impl Rest {
 impl Intake {
     /// About so many bytes of frames are held for long.
     pub(crate) fn new(bytes: usize) -> Intake {
-        Intake {
-            open: BytesMut::with_capacity(CHUNK),
-            touched: 0,
-            full: VecDeque::new(),
-            most: bytes / CHUNK + 8,
-            short: false,
-        }
+        Intake { open: chunk(), full: VecDeque::new(), most: bytes / CHUNK + 8, short: false }
     }
 
     /// Reads of a socket once, without waiting, at most `limit` bytes.
@@ -143,7 +133,6 @@ impl Intake {
         let end = std::mem::take(&mut self.open);
         let free = self.full.iter_mut().position(|end| end.try_reclaim(CHUNK));
         let free = free.and_then(|index| self.full.remove(index));
-        self.touched = if free.is_some() { CHUNK } else { 0 };
         self.open = free.unwrap_or_else(chunk);
         self.short = self.full.len() >= self.most;
         // Beyond what is to be held, a chunk's memory goes with its frames.
@@ -157,26 +146,21 @@ impl Intake {
         std::mem::take(&mut self.short)
     }
 
-    /// Has the memory ready that the next frames will need, a little at a time.
+    /// Has the memory ready that the next frames will need, while nobody waits for a frame.
     pub(crate) fn prepare(&mut self) {
         if self.open.capacity() < LEAST {
             self.turn();
         }
-        let at = CHUNK.saturating_sub(self.open.capacity());
-        let until = (at + AHEAD).min(CHUNK);
-        while self.touched < until {
-            let place = self.touched.checked_sub(at);
-            if let Some(byte) = place.and_then(|place| self.open.spare_capacity_mut().get_mut(place)) {
-                byte.write(0);
-            }
-            self.touched += PAGE;
-        }
     }
 }
 
-/// A new chunk, without bytes. All of its memory is zeroes, which the kernel maps when they are touched.
+/// A new chunk, without bytes. All of its memory is zeroes, and is touched here: the kernel would map a page of it for every
+/// other frame, and a frame that crosses the switch meanwhile is late by a third, on the other core too.
 fn chunk() -> BytesMut {
     let mut chunk = BytesMut::zeroed(CHUNK);
+    for at in (0..CHUNK).step_by(PAGE) {
+        chunk[at] = std::hint::black_box(0);
+    }
     chunk.clear();
     chunk
 }
