@@ -32,8 +32,9 @@ fn main() -> ExitCode {
     // Each launch is a test of its own, since a test takes its share of the host once; the two sides alternate.
     let rounds = (1..=RUNS).flat_map(|run| {
         CASES.iter().flat_map(move |&case| {
-            [Side::Ours, Side::Peer]
-                .map(|side| (format!("{}.{side:?}.{run}", case.name), Launch { case, side }))
+            [Side::Ours, Side::Peer].map(|side| {
+                (format!("{}.{side:?}.{run}", case.name.replace(' ', "-")), Launch { case, side })
+            })
         })
     });
     suite("bench-boot")
