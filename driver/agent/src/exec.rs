@@ -28,6 +28,9 @@ use tokio::sync::watch;
 const GRACE: Duration = Duration::from_millis(100);
 /// Most that can be left in a pipe (Linux's default size).
 const PIPE: usize = 64 * 1024;
+/// How much of a stream is read at first: most commands say little, and a page that nobody has touched costs a guest under
+/// emulation more than a system call.
+const FIRST_READ: usize = 2 * 1024;
 /// What is kept of the output of a command that is waited for.
 const TAIL: usize = 64 * 1024;
 
@@ -323,9 +326,10 @@ impl Sink {
 async fn pump(fd: Fd, sink: Sink, mut exited: watch::Receiver<Option<tokio::time::Instant>>) -> bool {
     // What may still be read once the grace is over.
     let mut rest = None;
+    let mut room = FIRST_READ;
     let lingering = loop {
         let Some(credit) = sink.credit().await else { break false };
-        let mut buffer = vec![0; credit];
+        let mut buffer = vec![0; credit.min(room)];
         let read = tokio::select! {
             biased;
             read = read(&fd, &mut buffer) => Some(read),
@@ -343,6 +347,9 @@ async fn pump(fd: Fd, sink: Sink, mut exited: watch::Receiver<Option<tokio::time
             Some(Ok(count)) => count,
         };
         sink.give_back(credit - count);
+        if count == room {
+            room = MAX_BULK;
+        }
         buffer.truncate(count);
         sink.data(buffer).await;
         if let Some(rest) = &mut rest {
