@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// How far apart rounds are under load. Short beside the time in which a guest answers a frame, and senders have room for
 /// what comes meanwhile: a socket takes at least 75 frames of 1514 bytes, a guest's ring 256.
-const INTERVAL: Duration = Duration::from_micros(50);
+const INTERVAL: Duration = Duration::from_micros(30);
 
 /// How many rounds may be done in a row without a rest.
 const BURST: u32 = 16;
