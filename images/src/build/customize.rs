@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
-use crate::recipe::{FileContent, Recipe};
+use crate::recipe::{FileContent, Initrd, Recipe};
 
 /// What no machine may share with another, and what only costs time at boot. `$root` is the root's directory.
 const TIDY: &str = r#"
 rm -f "$root/etc/hostname" "$root/etc/resolv.conf" "$root"/vmlinuz* "$root"/initrd.img*
 rm -f "$root"/etc/ssh/ssh_host_* "$root/var/lib/dbus/machine-id" "$root/var/lib/systemd/random-seed"
-rm -rf "$root"/boot/initrd.img-* "$root"/var/log/apt "$root"/var/log/*.log
+rm -rf "$root"/var/log/apt "$root"/var/log/*.log
 # Empty, not missing: systemd makes one at boot and does not take it for the first boot ever.
 : > "$root/etc/machine-id"
 printf '127.0.0.1 localhost\n::1 localhost ip6-localhost\n' > "$root/etc/hosts"
@@ -47,6 +47,9 @@ pub(crate) fn script(recipe: &Recipe, fstab: &str) -> String {
         }
     }
     script.push_str(TIDY);
+    if recipe.initrd == Initrd::Small {
+        script.push_str("rm -f \"$root\"/boot/initrd.img-*\n");
+    }
     let own_fstab = recipe.files.iter().any(|file| file.path == "/etc/fstab");
     if !own_fstab {
         put(&mut script, "/etc/fstab", 0o644, &FileContent::Text(fstab.to_owned()));
@@ -107,6 +110,26 @@ mod tests {
         assert_eq!(read("etc/deep/er/odd.conf"), "it's $HOME `id` %s \\n\nend");
         assert_eq!(read("etc/fstab"), "PARTUUID=x / ext4 defaults 0 1\n");
         assert_eq!(read("etc/machine-id"), "");
+    }
+
+    #[test]
+    fn the_distribution_s_initrd_stays_where_it_is_wanted() {
+        for (wanted, stays) in [("small", false), ("distribution", true)] {
+            let dir = tempfile::tempdir().unwrap();
+            for made in ["boot", "etc", "var"] {
+                std::fs::create_dir_all(dir.path().join(made)).unwrap();
+            }
+            let initrd = dir.path().join("boot/initrd.img-6.12");
+            std::fs::write(&initrd, "").unwrap();
+            let text = format!(
+                "name = \"odd\"\ndistribution = \"debian\"\nsuite = \"trixie\"\n[boot]\ninitrd = \"{wanted}\"\n"
+            );
+            let recipe = Recipe::parse(&text, Path::new("odd.toml")).unwrap();
+            let command = process::Command::new("/bin/sh").arg("-c").arg(script(&recipe, ""));
+            let command = command.arg("sh").arg(dir.path());
+            process::run_blocking(command, std::time::Duration::from_secs(20)).unwrap().checked().unwrap();
+            assert_eq!(initrd.exists(), stays, "{wanted}");
+        }
     }
 
     #[test]

@@ -84,6 +84,7 @@ pub(crate) fn from_packages(
         packages,
         mirror: site.mirror,
         hook: &customize::script(recipe, &fstab),
+        initrd: recipe.initrd,
         scratch: site.scratch,
     };
     root::build(&order, &tar, &log, report)?;

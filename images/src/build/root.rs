@@ -9,7 +9,7 @@ use process::Command;
 
 use crate::error::{At, Error};
 use crate::progress::{Phase, Reporter};
-use crate::recipe::Packages;
+use crate::recipe::{Initrd, Packages};
 use crate::tools::{Job, MMDEBSTRAP, NEWUIDMAP, UNSHARE};
 
 /// A slow mirror and a loaded machine have room; a build that hangs ends.
@@ -52,6 +52,8 @@ pub(crate) struct Order<'a> {
     pub(crate) packages: &'a Packages,
     pub(crate) mirror: Option<&'a str>,
     pub(crate) hook: &'a str,
+    /// Whether the kernel's package is to have its initrd made.
+    pub(crate) initrd: Initrd,
     /// A directory for temporary files that every user of the host can enter: mmdebstrap's own user is another.
     pub(crate) scratch: &'a Path,
 }
@@ -63,13 +65,15 @@ pub(crate) fn build(order: &Order<'_>, tar: &Path, log: &Path, report: &Reporter
         .command()?
         .env("TMPDIR", order.scratch)
         .env("SOURCE_DATE_EPOCH", super::EPOCH.to_string())
-        // Debian's hook for kernels then makes no initrd: ours replaces it.
-        .env("INITRD", "No")
         .arg(format!("--mode={}", mode()?))
         .args(["--variant=minbase", "--format=tar"])
         .arg(format!("--architectures={}", order.packages.architecture))
         .arg(format!("--include={}", order.packages.packages.join(",")))
         .arg(format!("--customize-hook={}", order.hook));
+    if order.initrd == Initrd::Small {
+        // Debian's hook for kernels then makes no initrd: ours replaces it.
+        command = command.env("INITRD", "No");
+    }
     for path in EXCLUDED {
         command = command.arg(format!("--dpkgopt=path-exclude={path}"));
     }
