@@ -32,13 +32,14 @@ pub async fn has_address(machine: &Machine) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// 5 MB go from one machine to the other by TCP on the network `cluster`, and are the same there.
+/// So many bytes go from one machine to the other by TCP on the network `cluster`, and are the same there by their digest: a
+/// connection that carries half of them fails.
 ///
 /// # Errors
 /// When they don't arrive, or others do.
-pub async fn tcp_arrives_whole(from: &Machine, to: &Machine) -> anyhow::Result<()> {
+pub async fn tcp_arrives_whole(from: &Machine, to: &Machine, bytes: u64) -> anyhow::Result<()> {
     let address = to.address("cluster")?;
-    from.succeed("head -c 5000000 /dev/urandom > /tmp/sent").await?;
+    from.succeed(format!("head -c {bytes} /dev/urandom > /tmp/sent")).await?;
     to.succeed("rm -f /tmp/received").await?;
     to.succeed("systemd-run --unit=receive --collect sh -c 'nc -l 7000 > /tmp/received'").await?;
     // Not by connecting: the one connection that it takes is the one under test.

@@ -92,13 +92,7 @@ async fn throughput(t: &mut Testbed) -> Result {
     })
     .await?;
     t.step("a file arrives whole, so that the checksums which nobody computed are no loss", async || {
-        near.succeed("head -c 20000000 /dev/urandom > /tmp/sent").await?;
-        far.succeed("systemd-run --unit=receive --collect sh -c 'nc -l 7000 > /tmp/received'").await?;
-        far.wait_until_succeeds("ss -Hltn sport = :7000 | grep -q LISTEN").await?;
-        near.succeed(format!("nc -N {address} 7000 < /tmp/sent")).await?;
-        let sent = near.succeed("sha256sum < /tmp/sent").await?;
-        far.wait_until_succeeds(format!("test \"$(sha256sum < /tmp/received)\" = '{}'", sent.trim())).await?;
-        Ok(())
+        tcp_arrives_whole(near, far, 20_000_000).await
     })
     .await?;
     t.step("a capture and an impairment are refused", async || {

@@ -36,8 +36,10 @@ async fn network(t: &mut Testbed, &way: &Way) -> Result {
     .await?;
     t.step("ping both ways", async || c.ping_all("cluster").await).await?;
     for (from, to) in [("server-1", "server-2"), ("server-2", "server-1")] {
-        t.step(format!("TCP from {from} to {to}"), async || tcp_arrives_whole(&c[from], &c[to]).await)
-            .await?;
+        t.step(format!("TCP from {from} to {to}"), async || {
+            tcp_arrives_whole(&c[from], &c[to], 5_000_000).await
+        })
+        .await?;
     }
     t.step("jumbo frames pass whole", async || jumbo(&c).await).await?;
     t.step("what crosses is in a file, and read while the lab runs", async || captured(&c).await).await?;
@@ -55,7 +57,6 @@ async fn network(t: &mut Testbed, &way: &Way) -> Result {
     .await
 }
 
-/// Sends a file that is checked by its digest, so that a connection that carries half of it fails.
 async fn jumbo(c: &Cluster) -> Result {
     for machine in c.servers() {
         machine.succeed("ip link set dev eth1 mtu 9000").await?;

@@ -122,7 +122,7 @@ async fn two_machines(t: &mut Testbed) -> Result {
     .await?;
     for (from, to) in [(vm, board), (board, vm)] {
         t.step(format!("TCP from {} to {}", from.name(), to.name()), async || {
-            tcp_arrives_whole(from, to).await
+            tcp_arrives_whole(from, to, 5_000_000).await
         })
         .await?;
     }
