@@ -53,7 +53,7 @@ async fn jitter(link: &Link<'_>) -> Result {
     let shaky = Impairment::new()
         .delay(Duration::from_millis(50))
         .jitter(Duration::from_millis(10), Distribution::Normal);
-    let mut times: Vec<f64> = link.ping_with(shaky, PACKETS).await?.times_ms();
+    let mut times = link.ping_with(shaky, PACKETS).await?.times_ms();
     times.sort_by(f64::total_cmp);
     ensure!(times.len() == PACKETS as usize, "{} of {PACKETS} came back", times.len());
     let at = |percent: usize| times[times.len() * percent / 100];
@@ -65,16 +65,18 @@ async fn jitter(link: &Link<'_>) -> Result {
 }
 
 async fn loss(link: &Link<'_>) -> Result {
-    let lost = PACKETS - link.ping_with(Impairment::new().loss(0.05), PACKETS).await?.received();
+    let lost = link.ping_with(Impairment::new().loss(0.05), PACKETS).await?.lost().len();
     ensure!((16..=84).contains(&lost), "5 % of {PACKETS} packets are {lost}");
     Ok(())
 }
 
 async fn bursts(link: &Link<'_>) -> Result {
     let series = link.ping_with(Impairment::new().loss_bursts(0.2, 5.0), PACKETS).await?;
-    let (lost, bursts) = series.lost_in_bursts();
+    let lost = series.lost();
+    let bursts = lost.chunk_by(|one, next| *next == *one + 1).count();
+    let lost = lost.len();
     ensure!((30..=370).contains(&lost), "20 % of {PACKETS} packets are {lost}");
-    let mean = f64::from(lost) / f64::from(bursts);
+    let mean = lost as f64 / bursts as f64;
     // The mean of some forty lengths whose standard deviation is 4.5. If each were lost for itself, it were 1.25.
     ensure!((2.0..9.0).contains(&mean), "{lost} packets were lost in {bursts} bursts, {mean:.1} in each");
     Ok(())
@@ -91,15 +93,15 @@ async fn rate(link: &Link<'_>) -> Result {
 
 async fn corrupt(link: &Link<'_>) -> Result {
     // One bit of each is another, which a checksum of the receiver notices.
-    let lost = FEW - link.ping_with(Impairment::new().corrupt(0.1), FEW).await?.received();
+    let lost = link.ping_with(Impairment::new().corrupt(0.1), FEW).await?.lost().len();
     ensure!((17..=83).contains(&lost), "10 % of {FEW} packets are {lost}");
     Ok(())
 }
 
 async fn duplicate(link: &Link<'_>) -> Result {
     let series = link.ping_with(Impairment::new().duplicate(0.1), FEW).await?;
-    let twice = series.answers.len() - series.received() as usize;
-    ensure!(series.received() == FEW, "{} of {FEW} came back", series.received());
+    series.is_whole()?;
+    let twice = series.answers.len() - FEW as usize;
     ensure!((17..=83).contains(&twice), "10 % of {FEW} packets are {twice}");
     Ok(())
 }
@@ -107,7 +109,7 @@ async fn duplicate(link: &Link<'_>) -> Result {
 async fn reorder(link: &Link<'_>) -> Result {
     let mixed = Impairment::new().delay(Duration::from_millis(50)).reorder(0.1);
     let series = link.ping_with(mixed, FEW).await?;
-    ensure!(series.received() == FEW, "{} of {FEW} came back", series.received());
+    series.is_whole()?;
     // One that goes ahead at once overtakes the five of the last 50 ms.
     let ahead = series.answers.windows(2).filter(|pair| pair[0].number > pair[1].number).count();
     ensure!((12..=83).contains(&ahead), "of {FEW} packets {ahead} came before an earlier one");
@@ -119,12 +121,12 @@ async fn all(link: &Link<'_>) -> Result {
     // Nobody keeps the guard: healing everything needs none.
     let _ = link.impair(all)?;
     let bad = link.ping(200).await?;
-    ensure!(bad.received() < 200, "nothing was lost");
+    ensure!(!bad.lost().is_empty(), "nothing was lost");
     let added = bad.least_ms()? - link.least_ms;
     ensure!(added > 49.0, "the delay is {added:.1} ms");
     link.lab.heal_all().await?;
     let good = link.ping(200).await?;
-    ensure!(good.received() == 200, "{} of 200 came back on a healed link", good.received());
+    good.is_whole().context("a healed link")?;
     let left = good.least_ms()? - link.least_ms;
     ensure!(left < 5.0, "{left:.1} ms of delay are left");
     Ok(())
@@ -145,7 +147,7 @@ impl Link<'_> {
         self.far.succeed("systemd-run --unit=iperf iperf3 --server").await?;
         self.far.wait_for_open_port(5201).await?;
         let series = self.ping(PACKETS).await?;
-        ensure!(series.received() == PACKETS, "{} of {PACKETS} came back", series.received());
+        series.is_whole()?;
         self.least_ms = series.least_ms()?;
         let rate = self.iperf().await?;
         ensure!(
@@ -171,7 +173,7 @@ impl Link<'_> {
         // That some are lost is no failure here.
         let command = format!("ping -c{count} -i0.01 -W5 {}", self.address);
         let output = self.near.execute(command).within(secs(60)).await?;
-        Series::parse(&String::from_utf8_lossy(&output.stdout))
+        Series::parse(&String::from_utf8_lossy(&output.stdout), count)
     }
 
     /// Bits per second of TCP payload that arrived.
@@ -197,25 +199,27 @@ struct Answer {
 }
 
 impl Series {
-    fn parse(said: &str) -> Result<Series> {
+    fn parse(said: &str, sent: u32) -> Result<Series> {
         let answer = Regex::new(r"icmp_seq=(\d+) ttl=\d+ time=([\d.]+) ms")?;
         let answers = answer
             .captures_iter(said)
             .map(|found| anyhow::Ok(Answer { number: found[1].parse()?, ms: found[2].parse()? }));
         let answers = answers.collect::<Result<Vec<Answer>>>()?;
-        let sent = Regex::new(r"(\d+) packets transmitted")?.captures(said);
-        let sent = sent.with_context(|| format!("ping said: {said}"))?[1].parse()?;
+        ensure!(said.contains(&format!("\n{sent} packets transmitted, ")), "ping said: {said}");
         Ok(Series { sent, answers })
     }
 
-    /// Which were answered.
-    fn numbers(&self) -> BTreeSet<u32> {
-        self.answers.iter().map(|answer| answer.number).collect()
+    /// Which were not answered, in order.
+    fn lost(&self) -> Vec<u32> {
+        let answered: BTreeSet<u32> = self.answers.iter().map(|answer| answer.number).collect();
+        (1..=self.sent).filter(|number| !answered.contains(number)).collect()
     }
 
-    /// How many were answered, however often.
-    fn received(&self) -> u32 {
-        u32::try_from(self.numbers().len()).unwrap_or(u32::MAX)
+    /// Each was answered, however often.
+    fn is_whole(&self) -> Result {
+        let lost = self.lost().len();
+        ensure!(lost == 0, "{lost} of {} did not come back", self.sent);
+        Ok(())
     }
 
     fn times_ms(&self) -> Vec<f64> {
@@ -224,13 +228,5 @@ impl Series {
 
     fn least_ms(&self) -> Result<f64> {
         self.times_ms().into_iter().min_by(f64::total_cmp).context("nothing came back")
-    }
-
-    /// How many were not answered, and how often one was not while the one before it was.
-    fn lost_in_bursts(&self) -> (u32, u32) {
-        let answered = self.numbers();
-        let lost: Vec<u32> = (1..=self.sent).filter(|number| !answered.contains(number)).collect();
-        let first = lost.iter().filter(|number| !lost.contains(&(**number - 1)));
-        (lost.len() as u32, first.count() as u32)
     }
 }
