@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use pretty_assertions::assert_eq;
 use services::{Error, Forward, Host, HostOptions, HttpFiles, TcpStream};
-use switch::{Direction, FrameFilter, Switch, SwitchOptions, VlanId};
+use switch::{CapturedFrame, Direction, FrameFilter, Switch, SwitchOptions, VlanId};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net;
@@ -37,8 +37,7 @@ impl Lab {
     async fn ask(&self, server: SocketAddr, request: &str) -> (String, Vec<u8>) {
         let mut stream = self.machine.tcp_connect(server).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        tokio::time::timeout(LIMIT, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+        let mut answer = all_of(&mut stream).await;
         let end = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("an end of the head") + 4;
         let body = answer.split_off(end);
         (String::from_utf8(answer).unwrap().to_lowercase(), body)
@@ -47,6 +46,13 @@ impl Lab {
     async fn get(&self, server: SocketAddr, path: &str) -> (String, Vec<u8>) {
         self.ask(server, &format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await
     }
+}
+
+/// What comes until the peer ends.
+async fn all_of(stream: &mut TcpStream) -> Vec<u8> {
+    let mut all = Vec::new();
+    tokio::time::timeout(LIMIT, stream.read_to_end(&mut all)).await.unwrap().unwrap();
+    all
 }
 
 fn status(head: &str) -> &str {
@@ -167,16 +173,23 @@ fn edges(sw: &Switch, host: &str) -> Vec<u32> {
     let (mut shift, mut edges) = (0, Vec::new());
     for frame in &frames {
         let Some(tcp) = frame.summary().and_then(|summary| summary.tcp().cloned()) else { continue };
-        // After the headers of Ethernet and IPv4, which has no options.
-        let header = &frame.bytes[34..];
+        let header = tcp_header(frame);
         if tcp.flags.syn {
             shift = scale(&header[20..usize::from(header[12] >> 4) * 4]);
         } else {
-            let window = u32::from(u16::from_be_bytes([header[14], header[15]]));
-            edges.push(tcp.ack.wrapping_add(window << shift));
+            edges.push(tcp.ack.wrapping_add(u32::from(window(header)) << shift));
         }
     }
     edges
+}
+
+/// What follows the headers of Ethernet and IPv4, which has no options.
+fn tcp_header(frame: &CapturedFrame) -> &[u8] {
+    &frame.bytes[34..]
+}
+
+fn window(header: &[u8]) -> u16 {
+    u16::from_be_bytes([header[14], header[15]])
 }
 
 /// The window scale (RFC 7323, 2.2) among the options of a TCP header.
@@ -195,9 +208,7 @@ async fn a_host_never_takes_back_what_it_has_room_for() {
     let listener = lab.machine.tcp_listen(22).unwrap();
     let reading = async {
         let mut stream = lab.host.tcp_connect(listener.local_addr()).await.unwrap();
-        let mut read = Vec::new();
-        tokio::time::timeout(LIMIT, stream.read_to_end(&mut read)).await.unwrap().unwrap();
-        read.len()
+        all_of(&mut stream).await.len()
     };
     let writing = async {
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -219,9 +230,7 @@ async fn who_ends_after_its_peer_does_not_wait_for_room_that_there_is() {
     let reading = async {
         let mut stream = lab.host.tcp_connect(listener.local_addr()).await.unwrap();
         stream.shutdown().await.unwrap();
-        let mut read = Vec::new();
-        tokio::time::timeout(LIMIT, stream.read_to_end(&mut read)).await.unwrap().unwrap();
-        read.len()
+        all_of(&mut stream).await.len()
     };
     let writing = async {
         let (mut stream, _) = listener.accept().await.unwrap();
@@ -233,15 +242,15 @@ async fn who_ends_after_its_peer_does_not_wait_for_room_that_there_is() {
     };
     assert_eq!(tokio::join!(reading, writing).0, 1_000_000);
     // A probe of one byte (RFC 9293, 3.8.6.1) is for a window that is closed.
-    let mut window = 0;
+    let mut open = 0;
     for frame in lab.sw.frames(&FrameFilter::new().port("services")).unwrap() {
         if frame.summary().is_none_or(|summary| summary.tcp().is_none()) {
             continue;
         }
         match frame.direction {
-            Direction::In => window = u16::from_be_bytes([frame.bytes[34 + 14], frame.bytes[34 + 15]]),
+            Direction::In => open = window(tcp_header(&frame)),
             Direction::Out => {
-                assert!(window == 0 || frame.payload().len() != 1, "a probe of a window of {window} bytes")
+                assert!(open == 0 || frame.payload().len() != 1, "a probe of a window of {open} bytes")
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Which of the stack's sockets belongs to whom: to a listener, to a stream of the test, or to nobody any more.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ pub(crate) struct Connections {
     streams: BTreeMap<SocketHandle, Kept>,
     orphans: Vec<(SocketHandle, Instant)>,
     /// Those that are closed once their peers have all that was written: see [`Connections::close`].
-    closing: Vec<SocketHandle>,
+    closing: BTreeSet<SocketHandle>,
     listeners_ever: u64,
     port_offset: u16,
 }
@@ -64,6 +64,11 @@ fn socket() -> Socket<'static> {
     // Whole requests and answers are written at once; what is relayed must not wait.
     socket.set_nagle_enabled(false);
     socket
+}
+
+/// Whether its peer has ended its own direction, and not yet got everything.
+fn still_sends(socket: &Socket<'_>) -> bool {
+    socket.state() == State::CloseWait && socket.send_queue() > 0
 }
 
 fn get<'a>(sockets: &'a mut SocketSet<'static>, handle: SocketHandle) -> &'a mut Socket<'static> {
@@ -286,8 +291,8 @@ impl Connections {
     /// FIN to send, it takes a larger window for a duplicate acknowledgement, and stands still until its next probe.
     pub(crate) fn close(&mut self, sockets: &mut SocketSet<'static>, handle: SocketHandle) {
         let socket = get(sockets, handle);
-        if socket.state() == State::CloseWait && socket.send_queue() > 0 {
-            self.closing.push(handle);
+        if still_sends(socket) {
+            self.closing.insert(handle);
         } else {
             socket.close();
         }
@@ -309,11 +314,11 @@ impl Connections {
         }
         self.closing.retain(|handle| {
             let socket = get(sockets, *handle);
-            let sending = socket.state() == State::CloseWait && socket.send_queue() > 0;
-            if !sending {
+            let waits = still_sends(socket);
+            if !waits {
                 socket.close();
             }
-            sending
+            waits
         });
         self.orphans.retain_mut(|(handle, end)| {
             let socket = get(sockets, *handle);
