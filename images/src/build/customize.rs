@@ -85,6 +85,13 @@ mod tests {
     use super::*;
     use std::path::Path;
 
+    /// Runs a recipe's script on the root in a directory.
+    fn run(recipe: &Recipe, fstab: &str, root: &Path) -> process::Output {
+        let command =
+            process::Command::new("/bin/sh").arg("-c").arg(script(recipe, fstab)).arg("sh").arg(root);
+        process::run_blocking(command, std::time::Duration::from_secs(20)).unwrap()
+    }
+
     #[test]
     fn files_land_with_their_content_whatever_is_in_it() {
         let dir = tempfile::tempdir().unwrap();
@@ -100,12 +107,7 @@ mod tests {
         let recipe = Recipe::parse(text, Path::new("odd.toml")).unwrap();
         std::fs::create_dir_all(dir.path().join("etc")).unwrap();
         std::fs::create_dir_all(dir.path().join("var")).unwrap();
-        let command = process::Command::new("/bin/sh")
-            .arg("-c")
-            .arg(script(&recipe, "PARTUUID=x / ext4 defaults 0 1\n"))
-            .arg("sh")
-            .arg(dir.path());
-        process::run_blocking(command, std::time::Duration::from_secs(20)).unwrap().checked().unwrap();
+        run(&recipe, "PARTUUID=x / ext4 defaults 0 1\n", dir.path()).checked().unwrap();
         let read = |path: &str| std::fs::read_to_string(dir.path().join(path)).unwrap();
         assert_eq!(read("etc/deep/er/odd.conf"), "it's $HOME `id` %s \\n\nend");
         assert_eq!(read("etc/fstab"), "PARTUUID=x / ext4 defaults 0 1\n");
@@ -125,9 +127,7 @@ mod tests {
                 "name = \"odd\"\ndistribution = \"debian\"\nsuite = \"trixie\"\n[boot]\ninitrd = \"{wanted}\"\n"
             );
             let recipe = Recipe::parse(&text, Path::new("odd.toml")).unwrap();
-            let command = process::Command::new("/bin/sh").arg("-c").arg(script(&recipe, ""));
-            let command = command.arg("sh").arg(dir.path());
-            process::run_blocking(command, std::time::Duration::from_secs(20)).unwrap().checked().unwrap();
+            run(&recipe, "", dir.path()).checked().unwrap();
             assert_eq!(initrd.exists(), stays, "{wanted}");
         }
     }
@@ -145,21 +145,16 @@ mod tests {
             "name = \"odd\"\ndistribution = \"debian\"\nsuite = \"trixie\"\n\
              [[file]]\npath = \"/usr/bin/k3s\"\nmode = \"0755\"\nsource = \"it's\"\nsha256 = \"{sha256}\"\n"
         );
-        let run = |text: &str| {
+        let land = |text: &str| {
             let recipe = Recipe::parse(text, &dir.path().join("odd.toml")).unwrap();
-            let command = process::Command::new("/bin/sh").arg("-c").arg(script(&recipe, ""));
-            let command = command.arg("sh").arg(&root);
-            (
-                process::run_blocking(command, std::time::Duration::from_secs(20)).unwrap(),
-                recipe.files[0].bytes(),
-            )
+            (run(&recipe, "", &root), recipe.files[0].bytes())
         };
-        let (refused, bytes) = run(&text);
+        let (refused, bytes) = land(&text);
         assert!(!refused.success());
         let error = bytes.unwrap_err().to_string();
         assert!(error.contains("another file than the recipe means") && error.contains(sha256), "{error}");
         let found = error.split("its SHA-256 is ").nth(1).unwrap()[..64].to_owned();
-        let (done, bytes) = run(&text.replace(sha256, &found));
+        let (done, bytes) = land(&text.replace(sha256, &found));
         done.checked().unwrap();
         assert_eq!(bytes.unwrap(), b"a program\n");
         let landed = root.join("usr/bin/k3s");
