@@ -157,10 +157,14 @@ impl Cluster {
     pub async fn ping_all(&self, network: &str) -> anyhow::Result<()> {
         let pings = self.pairs().map(|(from, to)| async move {
             let address = self.ip(to.name(), network)?;
-            // The first echo may be lost or late on a busy host: one each second, until one comes back.
-            let output = from.execute(format!("ping -c1 -i1 -w10 {address}")).within(secs(30)).await?;
-            let reached = output.status.success();
-            anyhow::Ok((!reached).then(|| format!("{} → {} ({address})", from.name(), to.name())))
+            // Again and again, for ping ends at the first ICMP error, and its own host sends one when ARP had no answer for 3 s.
+            let answered = from.wait_until_succeeds(format!("ping -c1 -W2 {address}")).within(secs(10)).await;
+            match answered {
+                Err(driver::Error::Condition { .. }) => {
+                    anyhow::Ok(Some(format!("{} → {} ({address})", from.name(), to.name())))
+                }
+                other => Ok(other.map(|_| None)?),
+            }
         });
         let unreached: Vec<String> =
             futures::future::try_join_all(pings).await?.into_iter().flatten().collect();

@@ -72,9 +72,13 @@ impl Options {
     }
 }
 
-/// What may stand between a shell and the next line that it reads whole, after one of ours was damaged: an open quote, an
-/// open bracket, a loop. One of these is typed before each attempt but the first.
-const CLOSERS: [&str; 5] = ["\x03", "'\n", "\"\n", ")\n", "}; done; fi; esac\n"];
+/// Ends a single quote, a double one, a back quote, and none at all: after it a shell's text is outside of quotes, wherever
+/// it was. What it leaves is a word, which is no command.
+const UNQUOTED: &str = concat!("\\''\"\\'", "'`'", "\\''\"\\'", "\n");
+
+/// What else may stand between a shell and the next line that it reads whole, after one of ours was damaged: an open
+/// bracket, an open `case`, a command that runs. One of these is typed before each attempt but the first.
+const CLOSERS: [&str; 4] = ["", ")\n", "esac\n", "\x03"];
 
 impl Shell {
     /// Waits until there is a shell on the line, and starts the server in it.
@@ -226,11 +230,12 @@ impl Attaching {
     async fn start(&mut self, attempt: u32) -> Result<Option<Hello>, Error> {
         let bootstrap = Bootstrap::new(&self.marker, attempt);
         self.waiting_for = format!("a shell was asked to start the channel's server ({attempt} times)");
-        // A server of an earlier session leaves; a loop that still waits for pieces ends.
-        let mut typed = format!("\n{LEAVE}\n");
+        let mut typed = format!("\n{LEAVE}");
         if attempt > 1 {
-            let closer = CLOSERS[(attempt as usize - 2) % CLOSERS.len()];
-            typed.push_str(&format!(".\n{closer}"));
+            typed.push_str(UNQUOTED);
+            typed.push_str(CLOSERS[(attempt as usize - 2) % CLOSERS.len()]);
+            // What was open may have held all the lines before: they are run now, and each waits for pieces.
+            typed.push_str(&LEAVE.repeat(attempt as usize - 1));
         }
         typed.push_str(&bootstrap.line);
         self.wire.state().await_reply(0);

@@ -24,8 +24,9 @@ pub const TOOLS: [&str; 14] = [
     "wc",
 ];
 
-/// A line that ends a server which still listens.
-pub(crate) const LEAVE: &str = "rackless-leave";
+/// A line that ends a server which still listens, and a loop that still waits for pieces. To a shell it is the name of a
+/// program that is not there.
+pub(crate) const LEAVE: &str = "./rackless-leave\n";
 
 /// Characters of the server's text in one line: a terminal that could not be made raw takes 4095.
 const PIECE: usize = 1000;
@@ -109,17 +110,22 @@ impl Bootstrap {
     /// The server of one session. `attempt` is in what it prints, its greeting included, so that an earlier attempt's words
     /// don't count.
     pub(crate) fn new(marker: &Marker, attempt: u32) -> Self {
-        let server = SERVER.replace("@TOOLS@", &TOOLS.join(" ")).replace("@LEAVE@", LEAVE);
+        let server = SERVER.replace("@TOOLS@", &TOOLS.join(" ")).replace("@LEAVE@", LEAVE.trim());
         let server = STANDARD.encode(format!("M={}\nA={attempt}\n{server}", marker.as_str()));
         let digest = hex(&Sha256::digest(server.as_bytes()));
         // Neither the marker nor what is waited for stands in this line, whose echo comes back: it is printed in halves.
         let (head, tail) = ("rackless-", &marker.as_str()[4..]);
-        let line = format!(
-            " stty raw -echo 2>/dev/null; R=; printf '\\n%s%s\\n' {head} {tail}-{attempt}-feed; \
+        // Double quotes alone, for it stands in single ones.
+        let reader = format!(
+            "stty raw -echo 2>/dev/null; R=; printf \"\\\\n%s%s\\\\n\" {head} {tail}-{attempt}-feed; \
              while IFS= read -r r; do case $r in +*) R=$R${{r#+}} ;; .*) break ;; esac; done; \
              case $(printf %s \"$R\" | sha256sum) in {digest}*) sh -c \"$(printf %s \"$R\" | base64 -d)\" ;; \
-             *) printf '\\n%s%s\\n' {head} {tail}-{attempt}-bad ;; esac; stty sane 2>/dev/null\n"
+             *) printf \"\\\\n%s%s\\\\n\" {head} {tail}-{attempt}-bad ;; esac; stty sane 2>/dev/null"
         );
+        // Run only if it came whole: a loop whose `break` was damaged has no end.
+        let whole = hex(&Sha256::digest(reader.as_bytes()));
+        let line =
+            format!(" X='{reader}'; case $(printf %s \"$X\" | sha256sum) in {whole}*) eval \"$X\" ;; esac\n");
         let pieces = server.as_bytes().chunks(PIECE);
         let pieces = pieces.map(|piece| format!("+{}\n", String::from_utf8_lossy(piece)));
         Self {
@@ -153,6 +159,7 @@ mod tests {
             assert!(!bootstrap.line.contains(word), "{word}");
         }
         assert!(bootstrap.line.len() < 900, "{} characters", bootstrap.line.len());
+        assert_eq!(bootstrap.line.matches('\'').count(), 2, "{}", bootstrap.line);
         assert!(bootstrap.pieces.iter().all(|piece| piece.len() < 4000));
     }
 

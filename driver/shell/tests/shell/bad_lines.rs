@@ -73,20 +73,34 @@ async fn boot_loader_and_kernel_talk_in_between() {
     assert_eq!(count("noise", mischief).await, runs());
 }
 
-/// Attaches over a very bad line. It may be that no shell is got there, which is an error with the line's last words, but
-/// not twice.
-async fn attach(mischief: Mischief) -> (Guest, Shell) {
-    for _ in 0..2 {
-        let (guest, near) = Guest::start(&["bash", "--norc"]);
-        let mut options = options(Readiness::Now);
-        (options.silence, options.attempts) = (Duration::from_secs(1), 8);
-        match Shell::attach(bad_line(near, mischief), options).await {
-            Ok(shell) => return (guest, shell),
-            Err(error @ Error::NoShell { .. }) => eprintln!("{}: {error}", mischief.seed),
-            Err(error) => panic!("{}: {error}", mischief.seed),
-        }
-    }
-    panic!("{}: no shell, twice", mischief.seed)
+/// Attaches over a line on which every second attempt or so comes damaged.
+async fn attach(argv: &[&str], mischief: Mischief) -> (Guest, Shell) {
+    let (guest, near) = Guest::start(argv);
+    let mut options = options(Readiness::Now);
+    (options.silence, options.attempts) = (Duration::from_secs(1), 8);
+    let attached = Shell::attach(bad_line(near, mischief), options).await;
+    (guest, attached.unwrap_or_else(|error| panic!("{argv:?}, {}: {error}", mischief.seed)))
+}
+
+/// What is typed to start the server is damaged in ways that leave quotes, brackets and loops open.
+#[tokio::test]
+async fn a_shell_is_got_over_a_very_bad_line() {
+    let tries = guests().flat_map(|(_, argv)| (0..8).map(move |seed| (argv, seed)));
+    let attached = tries.map(|(argv, seed)| {
+        let (lost_to_guest, changed_to_guest) = (100, 100);
+        attach(
+            argv,
+            Mischief {
+                lost: 100,
+                changed: 100,
+                lost_to_guest,
+                changed_to_guest,
+                seed,
+                ..Mischief::default()
+            },
+        )
+    });
+    futures::future::join_all(attached).await;
 }
 
 /// A line that is so bad that most pieces come damaged: whatever comes is right, and the channel can be used again.
@@ -103,7 +117,7 @@ async fn a_very_bad_line_gives_errors_and_never_a_short_answer() {
             seed,
             ..Mischief::default()
         };
-        let (_guest, shell) = attach(mischief).await;
+        let (_guest, shell) = attach(&["bash", "--norc"], mischief).await;
         for number in 0..12 {
             let command = Command::script(format!("seq {number}000; echo {number} >&2; exit {number}"));
             match shell.run(command, LIMIT).await {

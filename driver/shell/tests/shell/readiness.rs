@@ -3,10 +3,11 @@
 use std::fs::File;
 use std::time::Duration;
 
-use crate::line::{Guest, LIMIT, options};
+use crate::line::{Guest, LIMIT, guests, options};
 use process::Stdio;
 use shell::tty::Tty;
 use shell::{Command, Error, Login, Readiness, Shell};
+use tokio::io::AsyncWriteExt as _;
 
 const BANNER: &str = "Spawning backdoor root shell";
 
@@ -146,4 +147,30 @@ async fn a_line_that_still_echoes_is_made_raw_by_the_server() {
     let shell = Shell::attach(near, options).await.unwrap();
     assert!(ended.exists(), "no stty was ended");
     greet(&shell).await;
+}
+
+/// What a damaged line of an earlier session may have left in front of a shell.
+#[tokio::test]
+async fn a_shell_that_waits_for_the_end_of_a_quote_or_a_bracket() {
+    let opened = [
+        "echo '",
+        "echo \"",
+        "echo `",
+        "echo \"`",
+        "echo \"$(echo '",
+        "echo $(",
+        "case x in",
+        "(",
+        "echo \\",
+    ];
+    let cases = guests().flat_map(|guest| opened.map(|opened| (guest, opened)));
+    let attached = cases.map(async |((name, argv), opened)| {
+        let (_guest, mut near) = Guest::start(argv);
+        near.write_all(format!("{opened}\n").as_bytes()).await.unwrap();
+        let mut options = options(Readiness::Now);
+        options.silence = Duration::from_secs(1);
+        let shell = Shell::attach(near, options).await;
+        greet(&shell.unwrap_or_else(|error| panic!("{name} behind {opened:?}: {error}"))).await;
+    });
+    futures::future::join_all(attached).await;
 }
