@@ -2,6 +2,11 @@
 
 use anyhow::ensure;
 use driver::Machine;
+use harness::Testbed;
+
+use crate::cluster::Cluster;
+use crate::etcd::Etcd;
+use crate::isolation::kept_apart;
 
 /// No unit of systemd's has failed.
 ///
@@ -48,4 +53,28 @@ pub async fn tcp_arrives_whole(from: &Machine, to: &Machine, bytes: u64) -> anyh
     let sent = from.succeed("sha256sum < /tmp/sent").await?;
     to.wait_until_succeeds(format!("test \"$(sha256sum < /tmp/received)\" = '{}'", sent.trim())).await?;
     Ok(())
+}
+
+/// A formed cluster on the profile `vlans` replicates on one VLAN, its machines reach each other on the other, and no frame of
+/// one is seen on the other.
+///
+/// # Errors
+/// Of the step that fails.
+pub async fn replicates_over_vlans(t: &Testbed, c: &Cluster) -> anyhow::Result<()> {
+    let etcd = Etcd::of(c, "cluster");
+    t.step("all members are healthy", async || etcd.wait_healthy().await).await?;
+    t.step("what one member takes, the others have", async || {
+        etcd.wait_put("server-1", "rackless/forms", "yes").await?;
+        for name in ["server-2", "server-3"] {
+            ensure!(
+                etcd.wait_get(name, "rackless/forms").await? == "yes",
+                "{name} has not what server-1 took"
+            );
+        }
+        Ok(())
+    })
+    .await?;
+    t.step("the storage VLAN carries traffic between all pairs", async || c.ping_all("storage").await)
+        .await?;
+    t.step("no frame of one VLAN is seen on the other", async || kept_apart(c, ["cluster", "storage"])).await
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::ensure;
+use driver::board::Board;
 use driver::checkpoint::Checkpoint;
 use driver::{After, Machine};
 use harness::Testbed;
@@ -51,6 +52,7 @@ impl Cluster {
             memory_mib: None,
             vcpus: None,
             after: Vec::new(),
+            boards: Vec::new(),
         }
     }
 
@@ -200,6 +202,7 @@ pub struct ClusterBuilder {
     memory_mib: Option<u32>,
     vcpus: Option<u32>,
     after: Vec<(String, After)>,
+    boards: Vec<(String, Board)>,
 }
 
 impl ClusterBuilder {
@@ -260,6 +263,12 @@ impl ClusterBuilder {
     /// Starts a machine after something on another one: see [`Rack::after`].
     pub fn after(mut self, machine: &str, what: impl Into<After>) -> Self {
         self.after.push((machine.to_owned(), what.into()));
+        self
+    }
+
+    /// Puts a board in the place of a machine: see [`Rack::board`].
+    pub fn board(mut self, machine: &str, board: Board) -> Self {
+        self.boards.push((machine.to_owned(), board));
         self
     }
 
@@ -339,6 +348,7 @@ impl ClusterBuilder {
         let rack = self.data_disks.iter().fold(rack, |rack, (name, mib)| rack.data_disk(name, *mib));
         let rack = if self.checkpoints { rack.checkpoints() } else { rack };
         let rack = self.after.into_iter().fold(rack, |rack, (machine, after)| rack.after(&machine, after));
+        let rack = self.boards.into_iter().fold(rack, |rack, (machine, board)| rack.board(&machine, board));
         let rack = if self.copies > 0 { rack.copies(self.copies) } else { rack };
         let rack = if self.whole_capture { rack.whole_capture() } else { rack };
         Ok(Making { plan: Arc::new(rack.plan(t).await?), profile: self.profile, servers })

@@ -27,7 +27,9 @@ pub mod prelude;
 
 pub use assets::Assets;
 pub use bonding::{BondStatus, MemberStatus, wait_bundle};
-pub use checks::{has_address, has_name_and_address, no_failed_unit, tcp_arrives_whole};
+pub use checks::{
+    has_address, has_name_and_address, no_failed_unit, replicates_over_vlans, tcp_arrives_whole,
+};
 pub use cluster::{Cluster, ClusterBuilder, FormedCluster, secs};
 pub use dhcp::Dhcp;
 pub use etcd::Etcd;

@@ -11,8 +11,8 @@ pub use switch::{Direction, Distribution, FrameFilter, Impairment, VlanSet};
 
 pub use crate::{
     BondStatus, BootMode, Cluster, Dhcp, Etcd, FormedCluster, Imported, K3s, Launched, Rack, Way, describe,
-    has_address, has_name_and_address, kept_apart, no_failed_unit, secs, suite, tcp_arrives_whole,
-    wait_bundle,
+    has_address, has_name_and_address, kept_apart, no_failed_unit, replicates_over_vlans, secs, suite,
+    tcp_arrives_whole, wait_bundle,
 };
 
 /// What a test returns.

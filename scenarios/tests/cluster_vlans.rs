@@ -22,22 +22,7 @@ async fn formed(t: &Testbed, way: Way) -> Result<Cluster> {
 
 async fn forms(t: &mut Testbed, &way: &Way) -> Result {
     let c = t.step("three machines form a cluster", async || formed(t, way).await).await?;
-    let etcd = Etcd::of(&c, "cluster");
-    t.step("all members are healthy", async || etcd.wait_healthy().await).await?;
-    t.step("what one member takes, the others have", async || {
-        etcd.wait_put("server-1", "rackless/forms", "yes").await?;
-        for name in ["server-2", "server-3"] {
-            ensure!(
-                etcd.wait_get(name, "rackless/forms").await? == "yes",
-                "{name} has not what server-1 took"
-            );
-        }
-        Ok(())
-    })
-    .await?;
-    t.step("the storage VLAN carries traffic between all pairs", async || c.ping_all("storage").await)
-        .await?;
-    t.step("no frame of one VLAN is seen on the other", async || kept_apart(&c, ["cluster", "storage"])).await
+    replicates_over_vlans(t, &c).await
 }
 
 async fn wrong_tag_is_isolated(t: &mut Testbed) -> Result {

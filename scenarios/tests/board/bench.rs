@@ -8,8 +8,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use driver::board::Board;
-use driver::qemu::Firmware;
+use driver::qemu::{Accel, Firmware};
 use process::{Child, Command, Stdio};
+use profiles::Profile;
 use scenarios::Assets;
 use scenarios::prelude::*;
 use shell::tty::Tty;
@@ -44,7 +45,7 @@ const ESP: u64 = 128 << 20;
 const SECTOR: usize = 512;
 
 /// Builds the board that stands for a machine of a profile, with a cable for its `eth1`.
-pub(crate) async fn build(t: &Testbed, machine: &str, by: By) -> Result<Board> {
+pub(crate) async fn build(t: &Testbed, profile: &Profile, machine: &str, by: By) -> Result<Board> {
     let folder = t.artifacts().join("bench");
     fs_err::create_dir_all(&folder)?;
     let assets = Assets::get(t).await?;
@@ -58,11 +59,11 @@ pub(crate) async fn build(t: &Testbed, machine: &str, by: By) -> Result<Board> {
     let pty = nix::pty::openpty(None, None)?;
     let line = nix::unistd::ttyname(&pty.slave)?;
     let accel = assets.accel(t, image.kernel.as_deref()).await?;
-    let mac = profiles::simple().machine(machine)?.nics[0].mac;
+    let mac = profile.machine(machine)?.nics[0].mac;
     let qemu = [
         assets.qemu.program.display().to_string(),
         "-no-user-config -nodefaults -display none -m 512 -machine q35,usb=off".to_owned(),
-        format!("-accel {} -cpu {}", accel.to_string().to_lowercase(), accel.cpu(true)),
+        format!("-accel {} -cpu {}", accelerator(accel), accel.cpu(true)),
         format!("-drive if=pflash,unit=0,format=raw,readonly=on,file={}", firmware.code.display()),
         "-drive if=pflash,unit=1,format=raw,file=vars.fd".to_owned(),
         format!("-drive if=none,id=disk,format=qcow2,cache=unsafe,file={}", disk.display()),
@@ -93,6 +94,15 @@ pub(crate) async fn build(t: &Testbed, machine: &str, by: By) -> Result<Board> {
     let wire = Wire { line, board, _near: pty.slave, _ser2net: ser2net, _sockets: sockets };
     tokio::spawn(wire.carry_all());
     Ok(Board::load(&file)?)
+}
+
+/// Translations of what ran before a reset stay in TCG's buffer, 1 GiB by default, and each write to memory that any of them is
+/// of is slow: firmware took minutes after a reset. Of a small buffer few are left.
+fn accelerator(accel: Accel) -> &'static str {
+    match accel {
+        Accel::Kvm => "kvm",
+        Accel::Tcg => "tcg,tb-size=64",
+    }
 }
 
 /// The entry is chosen with the cursor, its command line edited, and booted. What is typed fits into a UART's 16 bytes:

@@ -1,29 +1,34 @@
-//! A board runs what virtual machines run: the steps of `boot` and `two_machines`, over its serial line. The board is a QEMU
-//! of the test's own that the driver knows nothing of; no real board was tried.
+//! A board runs what virtual machines run: the steps of `boot`, `two_machines` and `cluster_vlans`, over its serial line. The
+//! board is a QEMU of the test's own that the driver knows nothing of; no real board was tried.
 
 mod bench;
 
 use bench::{By, build, has_ser2net};
 use driver::Error;
 use driver::guest::Status;
+use harness::Suite;
 use scenarios::prelude::*;
 
 fn main() -> ExitCode {
-    let mut suite = suite("board")
-        .test("reboots", reboots)
-        .ignored("its firmware was silent for minutes after a reset, in one of four runs: not understood yet")
-        .test("boot", boot)
-        .test("two_machines", two_machines);
-    if !has_ser2net() {
-        suite = suite.ignored("no ser2net, the serial server: `cargo xtask interop` installs it");
-    }
-    suite.run()
+    let over_ser2net = |suite: Suite| match has_ser2net() {
+        true => suite,
+        false => suite.ignored("no ser2net, the serial server: `cargo xtask interop` installs it"),
+    };
+    let suite = suite("board").test("reboots", reboots).test("boot", boot);
+    let suite = over_ser2net(suite.test("two_machines", two_machines));
+    over_ser2net(suite.test("cluster_vlans", cluster_vlans)).run()
+}
+
+/// A board behind a pty, and nothing beside it.
+async fn alone(t: &Testbed) -> Result<Launched> {
+    let profile = profiles::simple();
+    let board = build(t, &profile, "server-1", By::Device).await?;
+    Rack::of(profile, &["server-1"]).board("server-1", board).launch(t).await
 }
 
 /// What `boot` does, on a board behind a pty.
 async fn boot(t: &mut Testbed) -> Result {
-    let board = build(t, "server-1", By::Device).await?;
-    let lab = Rack::of(profiles::simple(), &["server-1"]).board("server-1", board).launch(t).await?;
+    let lab = alone(t).await?;
     let machine = &lab["server-1"];
     t.step("its boot loader's menu is answered, and it boots with no failed unit", async || {
         machine.wait_ready().await?;
@@ -84,8 +89,7 @@ async fn boot(t: &mut Testbed) -> Result {
 
 /// A reboot of the guest's own, through the same dialogue.
 async fn reboots(t: &mut Testbed) -> Result {
-    let board = build(t, "server-1", By::Device).await?;
-    let lab = Rack::of(profiles::simple(), &["server-1"]).board("server-1", board).launch(t).await?;
+    let lab = alone(t).await?;
     let machine = &lab["server-1"];
     t.step("it boots", async || Ok(machine.wait_ready().await?)).await?;
     t.step("a reboot brings it back, through its menu", async || {
@@ -101,9 +105,9 @@ async fn reboots(t: &mut Testbed) -> Result {
 
 /// What `two_machines` does, with a board behind an RFC 2217 server and a virtual machine beside it.
 async fn two_machines(t: &mut Testbed) -> Result {
-    let board = build(t, "server-2", By::Rfc2217).await?;
     let profile = profiles::simple();
-    let lab = Rack::of(profile.clone(), &["server-1", "server-2"]).board("server-2", board).launch(t).await?;
+    let board = build(t, &profile, "server-2", By::Rfc2217).await?;
+    let lab = Rack::of(profile, &["server-1", "server-2"]).board("server-2", board).launch(t).await?;
     let (vm, board) = (&lab["server-1"], &lab["server-2"]);
     t.step("both boot and have their addresses", async || {
         lab.wait_ready().await?;
@@ -140,4 +144,13 @@ async fn two_machines(t: &mut Testbed) -> Result {
         Ok(())
     })
     .await
+}
+
+/// What `cluster_vlans` does, with a board behind an RFC 2217 server as the third server: its cable is a trunk.
+async fn cluster_vlans(t: &mut Testbed) -> Result {
+    let profile = profiles::vlans();
+    let board = build(t, &profile, "server-3", By::Rfc2217).await?;
+    let cluster = Cluster::on(profile).servers(3).board("server-3", board);
+    let c = t.step("two machines and a board form a cluster", async || cluster.formed(t).await).await?;
+    replicates_over_vlans(t, &c).await
 }
