@@ -91,16 +91,20 @@ pub struct Tuning {
     /// In a direct boot on a QEMU older than 8, which translates a library anew for each address that it is mapped at:
     /// addresses that are the same in each process (`norandmaps`).
     pub fixed_addresses: bool,
+    /// In a boot by firmware: a small buffer for translations. Those of what ran before a reset stay there, and each write to
+    /// memory that any of them is of is slow, so that firmware and kernel, which unpack themselves there, take several times
+    /// as long as after power-on.
+    pub small_buffer: bool,
 }
 
 impl Tuning {
     /// Nothing of it.
-    pub const OFF: Self = Self { lean_cpu: false, fixed_addresses: false };
+    pub const OFF: Self = Self { lean_cpu: false, fixed_addresses: false, small_buffer: false };
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { lean_cpu: true, fixed_addresses: true }
+        Self { lean_cpu: true, fixed_addresses: true, small_buffer: true }
     }
 }
 

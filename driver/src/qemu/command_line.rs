@@ -10,6 +10,9 @@ use super::{Accel, Firmware, Opts, Qemu, nics};
 use crate::Error;
 use crate::spec::{Boot, Channel, DiskBus, DiskSpec, MachineSpec, NicBackend, NicSpec, ShellSpec};
 
+/// What a boot to the login prompt fills once: with as much, it is no slower than with QEMU's own 1 GiB.
+const SMALL_BUFFER_MIB: u32 = 64;
+
 /// What QEMU's events call the agent's port.
 pub(crate) const AGENT_PORT_ID: &str = "agentport";
 
@@ -190,7 +193,7 @@ fn machine(line: &mut CommandLine, spec: &MachineSpec, wiring: &Wiring) {
         "-accel",
         match wiring.accel {
             Accel::Kvm => Opts::new("kvm"),
-            Accel::Tcg => Opts::new("tcg").set("thread", "multi"),
+            Accel::Tcg => tcg(spec),
         },
     );
     line.push("-cpu", wiring.accel.cpu(spec.tuning.lean_cpu));
@@ -208,6 +211,14 @@ fn machine(line: &mut CommandLine, spec: &MachineSpec, wiring: &Wiring) {
         line.push("-incoming", "defer");
     }
     line.push("-action", Opts::keyed("panic", "pause").set("watchdog", "pause"));
+}
+
+fn tcg(spec: &MachineSpec) -> Opts {
+    let tcg = Opts::new("tcg").set("thread", "multi");
+    match spec.boot {
+        Boot::Firmware if spec.tuning.small_buffer => tcg.set("tb-size", SMALL_BUFFER_MIB),
+        Boot::Firmware | Boot::Direct { .. } | Boot::Script(_) | Boot::Board(_) => tcg,
+    }
 }
 
 fn boot(line: &mut CommandLine, qemu: &Qemu, spec: &MachineSpec, wiring: &Wiring) {

@@ -97,6 +97,11 @@ fn tuning_can_be_turned_off_and_changes_nothing_else() {
     let (old, new) = ("quiet no_timer_check norandmaps", "quiet no_timer_check");
     assert_eq!(changed, format!("- -cpu {cpu}\n- -append '{old}'\n+ -cpu max\n+ -append '{new}'\n"));
     assert_eq!(change(&shell(&spec, &on(Accel::Kvm)), &shell(&off, &on(Accel::Kvm))), "");
+    let (spec, off) = (machine("server-1"), MachineSpec { tuning: Tuning::OFF, ..machine("server-1") });
+    let changed = change(&shell(&spec, &on(Accel::Tcg)), &shell(&off, &on(Accel::Tcg)));
+    let old = format!("- -accel tcg,thread=multi,tb-size=64\n- -cpu {cpu}\n");
+    assert_eq!(changed, format!("{old}+ -accel tcg,thread=multi\n+ -cpu max\n"), "by firmware");
+    assert_eq!(change(&shell(&spec, &on(Accel::Kvm)), &shell(&off, &on(Accel::Kvm))), "", "by firmware");
 }
 
 #[test]
