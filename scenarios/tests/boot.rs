@@ -25,6 +25,8 @@ fn main() -> ExitCode {
         .requires(Ability::Network)
         .test("backdoor_then_agent", backdoor_then_agent)
         .requires(Ability::Image)
+        .test("serial_login_then_agent", serial_login_then_agent)
+        .requires(Ability::Image)
         .test("strangers_disk_on_its_own_bus", strangers_disk_on_its_own_bus)
         .requires(Ability::Image)
         .test("strangers_disk_on_the_wrong_bus", strangers_disk_on_the_wrong_bus)
@@ -154,6 +156,15 @@ async fn backdoor_then_agent(t: &mut Testbed) -> Result {
         Ok(())
     })
     .await
+}
+
+/// The same by the getty on the serial console, whose line the kernel writes to as well.
+async fn serial_login_then_agent(t: &mut Testbed) -> Result {
+    let lab = Rack::of(profiles::simple(), &["server-1"]).serial_login(None).then_agent().launch(t).await?;
+    let machine = &lab["server-1"];
+    machine.wait_ready().await?;
+    no_failed_unit(machine).await?;
+    taken_over(machine).await
 }
 
 /// A toplevel in `directory` that stands in for a NixOS system's: with the kernel and the rest of `boot`. The guest's disk has
