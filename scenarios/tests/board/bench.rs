@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use driver::board::Board;
-use driver::qemu::{Accel, Firmware};
+use driver::qemu::Firmware;
 use process::{Child, Command, Stdio};
 use profiles::Profile;
 use scenarios::Assets;
@@ -63,7 +63,11 @@ pub(crate) async fn build(t: &Testbed, profile: &Profile, machine: &str, by: By)
     let qemu = [
         assets.qemu.program.display().to_string(),
         "-no-user-config -nodefaults -display none -m 512 -machine q35,usb=off".to_owned(),
-        format!("-accel {} -cpu {}", accelerator(accel), accel.cpu(true)),
+        format!(
+            "-accel {} -cpu {} -action reboot=shutdown",
+            accel.to_string().to_lowercase(),
+            accel.cpu(true)
+        ),
         format!("-drive if=pflash,unit=0,format=raw,readonly=on,file={}", firmware.code.display()),
         "-drive if=pflash,unit=1,format=raw,file=vars.fd".to_owned(),
         format!("-drive if=none,id=disk,format=qcow2,cache=unsafe,file={}", disk.display()),
@@ -94,15 +98,6 @@ pub(crate) async fn build(t: &Testbed, profile: &Profile, machine: &str, by: By)
     let wire = Wire { line, board, _near: pty.slave, _ser2net: ser2net, _sockets: sockets };
     tokio::spawn(wire.carry_all());
     Ok(Board::load(&file)?)
-}
-
-/// Translations of what ran before a reset stay in TCG's buffer, 1 GiB by default, and each write to memory that any of them is
-/// of is slow: firmware took minutes after a reset. Of a small buffer few are left.
-fn accelerator(accel: Accel) -> &'static str {
-    match accel {
-        Accel::Kvm => "kvm",
-        Accel::Tcg => "tcg,tb-size=64",
-    }
 }
 
 /// The entry is chosen with the cursor, its command line edited, and booted. What is typed fits into a UART's 16 bytes:
@@ -146,7 +141,9 @@ async fn waiting_disk(folder: &Path, image: &Path) -> Result<PathBuf> {
 }
 
 /// What a relay and a power supply are to a board. QEMU is in a session of its own, or it would end with the command; its
-/// number is written from there, so that the command does not end before that.
+/// number is written from there, so that the command does not end before that. A reset is another QEMU: under TCG each write to
+/// memory that ran code before a reset is slow, and firmware took minutes there. QEMU does not tell a shell whether it ended by
+/// a reset or a shutdown, so that this board starts again after either, as long as it has power.
 fn power_script(folder: &Path, qemu: &str) -> Result {
     let text = format!(
         "#!/bin/sh\nset -u\ncd '{}' || exit 1\n\
@@ -155,10 +152,10 @@ fn power_script(folder: &Path, qemu: &str) -> Result {
          case $1 in\n\
          on) if ! is_on; then\n\
              rm -f pid\n\
-             setsid sh -c 'echo $$ >pid; exec \"$@\"' sh {qemu} </dev/null >>qemu.log 2>&1 &\n\
+             setsid sh -c 'echo $$ >pid; while \"$@\"; do :; done' sh {qemu} </dev/null >>qemu.log 2>&1 &\n\
              until [ -s pid ]; do sleep 0.01; done\n\
          fi ;;\n\
-         off) if is_on; then kill -KILL \"$(cat pid)\"; fi ;;\n\
+         off) if is_on; then kill -s KILL -- \"-$(cat pid)\"; fi ;;\n\
          state) if is_on; then echo on; else echo off; fi ;;\n\
          esac\n",
         folder.display()
