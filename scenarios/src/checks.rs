@@ -64,14 +64,7 @@ pub async fn replicates_over_vlans(t: &Testbed, c: &Cluster) -> anyhow::Result<(
     let etcd = Etcd::of(c, "cluster");
     t.step("all members are healthy", async || etcd.wait_healthy().await).await?;
     t.step("what one member takes, the others have", async || {
-        etcd.wait_put("server-1", "rackless/forms", "yes").await?;
-        for name in ["server-2", "server-3"] {
-            ensure!(
-                etcd.wait_get(name, "rackless/forms").await? == "yes",
-                "{name} has not what server-1 took"
-            );
-        }
-        Ok(())
+        etcd.wait_replicated("server-1", "rackless/forms", "yes", &["server-2", "server-3"]).await
     })
     .await?;
     t.step("the storage VLAN carries traffic between all pairs", async || c.ping_all("storage").await)

@@ -199,6 +199,25 @@ impl<'c> Etcd<'c> {
         Ok(value.trim_end().to_owned())
     }
 
+    /// Writes a key through `from`, and waits until each of `others` has it.
+    ///
+    /// # Errors
+    /// When the write is not accepted within 60 s before scaling, or one of them has no answer within as long, or another.
+    pub async fn wait_replicated(
+        &self,
+        from: &str,
+        key: &str,
+        value: &str,
+        others: &[&str],
+    ) -> anyhow::Result<()> {
+        self.wait_put(from, key, value).await?;
+        for name in others {
+            let read = self.wait_get(name, key).await?;
+            ensure!(read == value, "{name} has not what {from} took: {key} is {read:?} there, not {value:?}");
+        }
+        Ok(())
+    }
+
     /// Sees that `from` refuses a write, for want of a quorum.
     ///
     /// # Errors

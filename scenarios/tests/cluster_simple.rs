@@ -12,24 +12,12 @@ async fn goes_on_without_one(t: &mut Testbed) -> Result {
     let etcd = Etcd::of(&c, "cluster");
     t.step("traffic between all pairs", async || c.ping_all("cluster").await).await?;
     t.step("what one member takes, the others have", async || {
-        etcd.wait_put("server-1", "rackless/simple", "all").await?;
-        for name in ["server-2", "server-3"] {
-            ensure!(
-                etcd.wait_get(name, "rackless/simple").await? == "all",
-                "{name} has not what server-1 took"
-            );
-        }
-        Ok(())
+        etcd.wait_replicated("server-1", "rackless/simple", "all", &["server-2", "server-3"]).await
     })
     .await?;
     t.step("the power of server-3 is cut: the others take a write", async || {
         c["server-3"].crash().await?;
-        etcd.wait_put("server-1", "rackless/simple", "two").await?;
-        ensure!(
-            etcd.wait_get("server-2", "rackless/simple").await? == "two",
-            "server-2 has not what server-1 took"
-        );
-        Ok(())
+        etcd.wait_replicated("server-1", "rackless/simple", "two", &["server-2"]).await
     })
     .await
 }

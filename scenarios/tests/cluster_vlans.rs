@@ -52,7 +52,8 @@ async fn wrong_tag_is_isolated(t: &mut Testbed) -> Result {
     .await?;
     t.step("the tag is what keeps it out", async || {
         // It is there and talks: on its other VLAN, and into the wrong one.
-        c["server-3"].succeed(format!("ping -c1 -i1 -w10 {}", c.ip("server-1", "storage")?)).await?;
+        let ping = format!("ping -c1 -W2 {}", c.ip("server-1", "storage")?);
+        c["server-3"].wait_until_succeeds(ping).within(secs(10)).await?;
         let sent = FrameFilter::new().port("server-3/eth1").direction(Direction::In).tagged(201);
         let delivered = FrameFilter::new().direction(Direction::Out).tagged(201);
         ensure!(!c.lab().switch().frames(&sent)?.is_empty(), "server-3 sent no frame tagged 201");

@@ -10,7 +10,7 @@ use super::{Accel, Firmware, Opts, Qemu, nics};
 use crate::Error;
 use crate::spec::{Boot, Channel, DiskBus, DiskSpec, MachineSpec, NicBackend, NicSpec, ShellSpec};
 
-/// What a boot to the login prompt fills once: with as much, it is no slower than with QEMU's own 1 GiB.
+/// With as much, a boot to the login prompt was no slower than with QEMU's own 1 GiB.
 const SMALL_BUFFER_MIB: u32 = 64;
 
 /// What QEMU's events call the agent's port.

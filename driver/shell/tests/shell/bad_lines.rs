@@ -85,21 +85,15 @@ async fn attach(argv: &[&str], mischief: Mischief) -> (Guest, Shell) {
 /// What is typed to start the server is damaged in ways that leave quotes, brackets and loops open.
 #[tokio::test]
 async fn a_shell_is_got_over_a_very_bad_line() {
-    let tries = guests().flat_map(|(_, argv)| (0..8).map(move |seed| (argv, seed)));
-    let attached = tries.map(|(argv, seed)| {
-        let (lost_to_guest, changed_to_guest) = (100, 100);
-        attach(
-            argv,
-            Mischief {
-                lost: 100,
-                changed: 100,
-                lost_to_guest,
-                changed_to_guest,
-                seed,
-                ..Mischief::default()
-            },
-        )
-    });
+    let mischief = Mischief {
+        lost: 100,
+        changed: 100,
+        lost_to_guest: 100,
+        changed_to_guest: 100,
+        ..Mischief::default()
+    };
+    let attached =
+        guests().flat_map(|(_, argv)| (0..8).map(move |seed| attach(argv, Mischief { seed, ..mischief })));
     futures::future::join_all(attached).await;
 }
 
