@@ -55,11 +55,15 @@ async fn boots(t: &mut Testbed, &boot: &BootMode) -> Result {
     .await?;
     t.step("a reboot brings it back", async || {
         let before = machine.succeed("cat /proc/sys/kernel/random/boot_id").await?;
+        let begun = machine.console()?.position();
         machine.reboot().await?;
         ensure!(
             machine.succeed("cat /proc/sys/kernel/random/boot_id").await? != before,
             "it did not boot again"
         );
+        let said = machine.console()?.text(begun);
+        let failed = said.lines().find(|line| line.contains("FAILED"));
+        ensure!(failed.is_none(), "a unit failed while it went down or came up: {failed:?}");
         Ok(())
     })
     .await?;

@@ -61,7 +61,7 @@ fn ways(arguments: impl Iterator<Item = String>) -> Result<Vec<Way>> {
             "--vsock" => {
                 Way::Vsock(value.parse().with_context(|| format!("--vsock {value}: no port\n{USAGE}"))?)
             }
-            "--unix" => Way::Unix(value.into()),
+            "--unix" => Way::Unix(std::path::absolute(value)?),
             _ => bail!("unknown argument {flag}\n{USAGE}"),
         });
     }
@@ -75,6 +75,8 @@ fn main() -> Result<()> {
     }
     std::panic::set_hook(Box::new(last_words));
     let ways = ways(std::env::args().skip(1))?;
+    // It was started in the mount of its own disk, which is detached.
+    std::env::set_current_dir("/").context("chdir to /")?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(ways))
 }
 

@@ -7,9 +7,10 @@ use super::{AGENT_FILE, AGENT_SERIAL};
 /// Where the agent's disk is mounted: a mount of its own, since `/run` may be noexec.
 const MOUNT: &str = "/run/rackless/agent";
 
-/// Finds the disk by its serial, not by udev's links: they come late. The driver may be a module.
+/// Finds the disk by its serial, not by udev's links: they come late. The driver may be a module. The mount is detached
+/// before the agent starts, which keeps it busy to the very end of a shutdown: systemd would call it a failed unit.
 fn finder(arguments: &[String]) -> String {
-    let run = command_line(&format!("{MOUNT}/{AGENT_FILE}"), arguments);
+    let run = command_line(&format!("./{AGENT_FILE}"), arguments);
     format!(
         r#"modprobe -q virtio_blk; modprobe -q virtio_console; tries=0;
 until [ -x {MOUNT}/{AGENT_FILE} ]; do
@@ -21,6 +22,7 @@ done;
 tries=$((tries + 1)); [ "$tries" -lt 600 ] || {{ echo "no disk with the serial {AGENT_SERIAL}" >&2; exit 1; }};
 [ -x {MOUNT}/{AGENT_FILE} ] || sleep 0.1;
 done;
+cd {MOUNT} && umount -l {MOUNT};
 exec {run}"#
     )
 }
@@ -85,7 +87,7 @@ mod tests {
         let unit = from_disk(&["--port".into(), "rackless.agent".into()]);
         assert!(unit.contains("$$(cat \"$$serial\" 2>/dev/null)"), "{unit}");
         assert!(unit.contains("disk=\"$${serial%%/serial}\""), "{unit}");
-        assert!(unit.contains("exec /run/rackless/agent/rackless-agent --port rackless.agent'"), "{unit}");
+        assert!(unit.contains("exec ./rackless-agent --port rackless.agent'"), "{unit}");
         assert_eq!(unit.lines().filter(|line| line.starts_with("ExecStart=")).count(), 1);
     }
 }
