@@ -72,6 +72,7 @@ fn stages(options: Options) -> Vec<Stage> {
             "set-up",
             Box::new(move |root, _| {
                 setup::run(setup::Options::unattended(options.yes))?;
+                setup::for_tests(options.yes);
                 toolchain()?;
                 room::check(root)
             }),
@@ -130,26 +131,32 @@ fn docs(root: &Path, _: &mut Closing) -> Result<String> {
     succeed(&command, command.run()?)
 }
 
-fn unit(root: &Path, closing: &mut Closing) -> Result<String> {
+/// nextest where it is there: it does not wait for the last test of one binary before it starts another.
+fn runner(root: &Path) -> Command {
     let runner: &[&str] = match workspace::program("cargo-nextest") {
         Some(_) => &["nextest", "run"],
         None => &["test"],
     };
-    counted(&Command::cargo(root).args(runner).args(["--workspace", "--lib", "--bins"]), closing)
+    Command::cargo(root).args(runner)
+}
+
+fn unit(root: &Path, closing: &mut Closing) -> Result<String> {
+    counted(&runner(root).args(["--workspace", "--lib", "--bins"]), closing)
 }
 
 fn self_tests(root: &Path, closing: &mut Closing) -> Result<String> {
-    counted(&Command::cargo(root).args(Metadata::read(root)?.test_files(false)?), closing)
+    counted(&runner(root).args(Metadata::read(root)?.test_files(false)?), closing)
 }
 
-/// On a terminal the harness draws a live line for each machine, so it gets the terminal itself; else its lines
-/// pass through here and are counted.
+/// On a terminal the harness draws a live line for each machine, so `cargo test` gets the terminal itself; else what is said
+/// passes through here and is counted.
 fn vm_tests(root: &Path, closing: &mut Closing) -> Result<String> {
-    let command = Command::cargo(root).args(Metadata::read(root)?.test_files(true)?);
+    let files = Metadata::read(root)?.test_files(true)?;
     if std::io::stdout().is_terminal() {
+        let command = Command::cargo(root).args(["test"]).args(files);
         return succeed(&command, command.run()?);
     }
-    if let Err(error) = counted(&command, closing) {
+    if let Err(error) = counted(&runner(root).args(files), closing) {
         let artifacts = artifacts(root);
         bail!("{error:#}\nartefacts of the failed test: {}", artifacts.display());
     }

@@ -12,23 +12,18 @@ use scenarios::prelude::*;
 fn main() -> ExitCode {
     let over_ser2net = |suite: Suite| match has_ser2net() {
         true => suite,
-        false => suite.ignored("no ser2net, the serial server: `cargo xtask interop` installs it"),
+        false => suite.ignored("no ser2net, the serial server: `cargo xtask test` installs it on Debian"),
     };
-    let suite = suite("board").test("reboots", reboots).test("boot", boot);
+    let suite = suite("board").test("boot", boot);
     let suite = over_ser2net(suite.test("two_machines", two_machines));
     over_ser2net(suite.test("cluster_vlans", cluster_vlans)).run()
 }
 
-/// A board behind a pty, and nothing beside it.
-async fn alone(t: &Testbed) -> Result<Launched> {
+/// What `boot` does, on a board behind a pty, and nothing beside it.
+async fn boot(t: &mut Testbed) -> Result {
     let profile = profiles::simple();
     let board = build(t, &profile, "server-1", By::Device).await?;
-    Rack::of(profile, &["server-1"]).board("server-1", board).launch(t).await
-}
-
-/// What `boot` does, on a board behind a pty.
-async fn boot(t: &mut Testbed) -> Result {
-    let lab = alone(t).await?;
+    let lab = Rack::of(profile, &["server-1"]).board("server-1", board).launch(t).await?;
     let machine = &lab["server-1"];
     t.step("its boot loader's menu is answered, and it boots with no failed unit", async || {
         machine.wait_ready().await?;
@@ -79,25 +74,18 @@ async fn boot(t: &mut Testbed) -> Result {
         Ok(())
     })
     .await?;
-    t.step("it shuts down when asked to", async || {
-        machine.shutdown().within(secs(180)).await?;
-        ensure!(!machine.is_running(), "it has power");
-        Ok(())
-    })
-    .await
-}
-
-/// A reboot of the guest's own, through the same dialogue.
-async fn reboots(t: &mut Testbed) -> Result {
-    let lab = alone(t).await?;
-    let machine = &lab["server-1"];
-    t.step("it boots", async || Ok(machine.wait_ready().await?)).await?;
     t.step("a reboot brings it back, through its menu", async || {
         let before = machine.succeed("cat /proc/sys/kernel/random/boot_id").await?;
         machine.reboot().within(secs(180)).await?;
         let after = machine.succeed("cat /proc/sys/kernel/random/boot_id").await?;
         ensure!(after != before, "it did not boot again");
         machine.succeed("grep -w board=1 /proc/cmdline").await?;
+        Ok(())
+    })
+    .await?;
+    t.step("it shuts down when asked to", async || {
+        machine.shutdown().within(secs(180)).await?;
+        ensure!(!machine.is_running(), "it has power");
         Ok(())
     })
     .await

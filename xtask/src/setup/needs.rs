@@ -203,7 +203,7 @@ pub(crate) const PEERS: &[Need] = &[
     },
 ];
 
-// What only the tests of interoperability need: the other side.
+// What only the tests of interoperability need, and those of boards ser2net: the other side.
 
 pub(crate) const TSHARK: Need = Need {
     what: "tshark",
