@@ -56,7 +56,7 @@ impl Metadata {
         serde_json::from_str(text).context("reading what `cargo metadata` printed")
     }
 
-    /// Arguments that make cargo run the files of `tests/` of the scenarios alone, or of all other crates.
+    /// Arguments that make a runner run the files of `tests/` of the scenarios alone, or of all other crates.
     ///
     /// By name, with the whole workspace selected: cargo gives dependencies the features that the selected crates ask
     /// for, so that with `--package` it would compile most of them again.
@@ -81,7 +81,7 @@ impl Metadata {
         names.sort_unstable();
         names.dedup();
         let flags = names.into_iter().flat_map(|name| ["--test", name]);
-        Ok(["test", "--workspace"].into_iter().chain(flags).map(str::to_owned).collect())
+        Ok(["--workspace"].into_iter().chain(flags).map(str::to_owned).collect())
     }
 }
 
@@ -102,8 +102,8 @@ mod tests {
     #[test]
     fn each_side_has_its_own_test_files() {
         let workspace = workspace("load");
-        assert_eq!(workspace.test_files(true).unwrap().join(" "), "test --workspace --test boot");
-        assert_eq!(workspace.test_files(false).unwrap().join(" "), "test --workspace --test load --test vde");
+        assert_eq!(workspace.test_files(true).unwrap().join(" "), "--workspace --test boot");
+        assert_eq!(workspace.test_files(false).unwrap().join(" "), "--workspace --test load --test vde");
     }
 
     #[test]
