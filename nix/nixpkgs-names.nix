@@ -37,6 +37,7 @@
     rustPlatform = "https://nixos.org/manual/nixpkgs/stable/#rust: buildRustPackage";
     rustc = "package";
     rustfmt = "package";
+    ser2net = "package";
     shadow = "package";
     stdenv = "https://nixos.org/manual/nixpkgs/stable/#chap-stdenv: hostPlatform";
     util-linux = "package";

@@ -1,4 +1,4 @@
-# What `cargo xtask setup` would install, for hosts that are neither Debian nor Ubuntu. Debian's keyring is looked for in
+# What `cargo xtask setup` and `test` would install, for hosts that are neither Debian nor Ubuntu. Debian's keyring is looked for in
 # /usr/share/keyrings.
 { pkgs }:
 pkgs.mkShell (
@@ -15,6 +15,7 @@ pkgs.mkShell (
       pkgs.qemu
       pkgs.rustc
       pkgs.rustfmt
+      pkgs.ser2net
       pkgs.shadow
       pkgs.util-linux
     ];

@@ -131,21 +131,22 @@ fn docs(root: &Path, _: &mut Closing) -> Result<String> {
     succeed(&command, command.run()?)
 }
 
-/// nextest where it is there: it does not wait for the last test of one binary before it starts another.
-fn runner(root: &Path) -> Command {
-    let runner: &[&str] = match workspace::program("cargo-nextest") {
-        Some(_) => &["nextest", "run"],
-        None => &["test"],
-    };
-    Command::cargo(root).args(runner)
+/// nextest where it is there, with these flags: it does not wait for the last test of one binary before it starts another.
+fn runner(root: &Path, flags: &[&str]) -> Command {
+    match workspace::program("cargo-nextest") {
+        Some(_) => Command::cargo(root).args(["nextest", "run"]).args(flags),
+        None => Command::cargo(root).args(["test"]),
+    }
 }
 
 fn unit(root: &Path, closing: &mut Closing) -> Result<String> {
-    counted(&runner(root).args(["--workspace", "--lib", "--bins"]), closing)
+    counted(&runner(root, &[]).args(["--workspace", "--lib", "--bins"]), closing)
 }
 
 fn self_tests(root: &Path, closing: &mut Closing) -> Result<String> {
-    counted(&runner(root).args(Metadata::read(root)?.test_files(false)?), closing)
+    // They wait for peers and clocks more than they compute.
+    let more = ["--test-threads", "4"];
+    counted(&runner(root, &more).args(Metadata::read(root)?.test_files(false)?), closing)
 }
 
 /// On a terminal the harness draws a live line for each machine, so `cargo test` gets the terminal itself; else what is said
@@ -156,7 +157,7 @@ fn vm_tests(root: &Path, closing: &mut Closing) -> Result<String> {
         let command = Command::cargo(root).args(["test"]).args(files);
         return succeed(&command, command.run()?);
     }
-    if let Err(error) = counted(&runner(root).args(files), closing) {
+    if let Err(error) = counted(&runner(root, &[]).args(files), closing) {
         let artifacts = artifacts(root);
         bail!("{error:#}\nartefacts of the failed test: {}", artifacts.display());
     }
