@@ -1,5 +1,5 @@
-# What `cargo xtask setup` and `test` would install, for hosts that are neither Debian nor Ubuntu. Debian's keyring is looked for in
-# /usr/share/keyrings.
+# What `cargo xtask setup` and `cargo xtask test` would install, for hosts that are neither Debian nor Ubuntu. Debian's
+# keyring is looked for in /usr/share/keyrings.
 { pkgs }:
 pkgs.mkShell (
   import ./qemu.nix { inherit pkgs; }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -72,7 +73,9 @@ fn stages(options: Options) -> Vec<Stage> {
             "set-up",
             Box::new(move |root, _| {
                 setup::run(setup::Options::unattended(options.yes))?;
-                setup::for_tests(options.yes);
+                if !options.quick {
+                    setup::for_vm_tests(options.yes);
+                }
                 toolchain()?;
                 room::check(root)
             }),
@@ -144,9 +147,10 @@ fn unit(root: &Path, closing: &mut Closing) -> Result<String> {
 }
 
 fn self_tests(root: &Path, closing: &mut Closing) -> Result<String> {
-    // They wait for peers and clocks more than they compute.
-    let more = ["--test-threads", "4"];
-    counted(&runner(root, &more).args(Metadata::read(root)?.test_files(false)?), closing)
+    // They wait for peers and clocks more than they compute: twice what the host has cores.
+    let threads = 2 * std::thread::available_parallelism().map_or(1, NonZero::get);
+    let flags = ["--test-threads", &threads.to_string()];
+    counted(&runner(root, &flags).args(Metadata::read(root)?.test_files(false)?), closing)
 }
 
 /// On a terminal the harness draws a live line for each machine, so `cargo test` gets the terminal itself; else what is said

@@ -75,7 +75,7 @@ fn main() -> Result<()> {
     }
     std::panic::set_hook(Box::new(last_words));
     let ways = ways(std::env::args().skip(1))?;
-    // It was started in the mount of its own disk, which is detached.
+    // On a disk of its own it was started there, in a mount that is detached by now.
     std::env::set_current_dir("/").context("chdir to /")?;
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(ways))
 }

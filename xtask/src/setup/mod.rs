@@ -122,7 +122,7 @@ pub(crate) fn peers(yes: bool) -> Result<()> {
 
 /// Installs what a few of the VM tests need besides. Where that is not possible they are ignored, with the reason, so that it
 /// is no error.
-pub(crate) fn for_tests(yes: bool) {
+pub(crate) fn for_vm_tests(yes: bool) {
     if let Err(error) = install(&[&needs::SER2NET], yes) {
         eprintln!("note: tests of boards behind {} will be ignored: {error:#}", needs::SER2NET.what);
     }
